@@ -318,7 +318,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/pearl/updates.py", "return Updates(before, {}, str(error))", "return Updates(learned, {}, str(error))", "half an iteration's updates kept after a failure"),
     Mutant("maml_rl/learners/pearl/learner.py", "always = RandomStreams(self.seed, Phase.INITIALISATION)", "always = streams", "other training tasks in every iteration"),
     Mutant("maml_rl/learners/pearl/plain_module.py", "biases[0] + latent.cpu().double() @ of_latent", "biases[0]", "the exported policy ignores z"),
-    Mutant("maml_rl/settings/learners/trial_ppo.py", "min(1.0, iteration / self.decay_iterations)", "iteration / self.decay_iterations", "a step size below the final one"),
+    Mutant("maml_rl/settings/learners/trial_ppo.py", "min(1.0, share)", "share", "a step size below the final one"),
     Mutant("maml_rl/agents/agent.py", "before.observe(rewards, ends)", "before.observe(rewards, 0 * ends)", "predict does not see ends of episodes"),
     Mutant("envs/engines/changes.py", "has_come = in_episode & (self._num_steps >= self._change_step)", "has_come = in_episode & (self._num_steps > self._change_step)", "a change one control step late"),
     Mutant("envs/engines/changes.py", "has_come |= self._episode > self._change_episode", "pass", "dynamics changed in one episode only"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("zoo", ROOT / "benchmarks" / "zoo.py")
 assert spec is not None
@@ -22,8 +20,9 @@ def test_the_document_has_the_tables_of_the_evaluations() -> None:
     assert zoo.episode_table("pearl") in document
 
 
-@pytest.mark.parametrize("name", zoo.names_of("maml"))
-def test_the_readme_has_the_row_of_each_pretrained_policy_of_maml(name: str) -> None:
+def test_the_readme_has_the_row_of_each_pretrained_policy_of_maml() -> None:
     """The first columns: before, and after 1, 2 and 3 steps."""
-    columns = " | ".join(zoo.row(name)[:5])
-    assert f"| {columns} |" in (ROOT / "README.md").read_text().replace("**", "")
+    readme = (ROOT / "README.md").read_text().replace("**", "")
+    rows = [f"| {' | '.join(zoo.row(name)[:5])} |" for name in zoo.names_of("maml")]
+    assert len(rows) >= 18
+    assert [row for row in rows if row not in readme] == []

@@ -787,8 +787,27 @@ def test_ppo_learns_from_normalised_advantages_and_targets(
 
 def test_step_sizes_fall_linearly() -> None:
     config = RL2Config(step_size=1.0, final_step_size=0.5, decay_iterations=10)
-    assert [config.step_size_at(i) for i in (0, 5, 10, 99)] == [1.0, 0.75, 0.5, 0.5]
-    assert RL2Config(step_size=1.0).step_size_at(99) == 1.0
+    assert [config.step_size_at(i, 7) for i in (0, 5, 10, 99)] == [1.0, 0.75, 0.5, 0.5]
+    config = RL2Config(step_size=1.0, final_step_size=0.5, decay_env_steps=1000)
+    assert [config.step_size_at(7, n) for n in (0, 500, 1000, 1200)] == [1.0, 0.75, 0.5, 0.5]
+    assert RL2Config(step_size=1.0).step_size_at(99, 9999) == 1.0
+
+
+def test_the_step_size_falls_with_the_control_steps_of_training(tmp_path: Path) -> None:
+    with open_training(wander(tmp_path, "gru", decay_env_steps=200)) as training:
+        iteration = training.iterate()
+        num_env_steps = iteration.state.counters["num_env_steps"]
+        after = training.continued(iteration.state).iterate()
+    assert num_env_steps > 0
+    settings = training.agent.config.learner
+    sizes = [one.metrics["update/step_size"] for one in (iteration, after)]
+    assert sizes == [settings.step_size_at(0, 0), settings.step_size_at(0, num_env_steps)]
+    assert sizes[1] < sizes[0]
+
+
+def test_a_step_size_does_not_fall_by_two_schedules(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is 5 and .* is 9: one of them"):
+        wander(tmp_path, "gru", decay_iterations=5, decay_env_steps=9)
 
 
 def test_actions_do_not_depend_on_the_task_of_an_asymmetric_critic(training: Training) -> None:

@@ -66,7 +66,7 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
     for name, config in configs.items():
         own = load_config(env="HalfCheetahDir", learner=METHODS[name].learner)
         # Schedules and the number of training tasks are those of the study; see below.
-        names = ("decay_iterations", "num_training_tasks")
+        names = ("decay_iterations", "decay_env_steps", "num_training_tasks")
         changed = {n: getattr(own.learner, n) for n in names if hasattr(own.learner, n)}
         learner = dataclasses.replace(config.learner, **changed)
         assert (learner, config.policy, config.inner) == (own.learner, own.policy, own.inner)
@@ -106,7 +106,7 @@ def test_a_variant_is_a_method_with_other_settings():
     assert careful.output == str(Path("here") / "careful")
     assert (wide.learner.name, wide.learner.hidden_size) == ("rl2", 256)
     # Schedules fit the budget, as those of rl2.
-    assert wide.learner.decay_iterations == whole.config("rl2").learner.decay_iterations
+    assert wide.learner.decay_env_steps == whole.num_env_steps
     assert whole.methods["wide"].adapts
     assert variants["promp"].observes == (
         "as maml, trained with --outer promp --outer.step_size 0.003"
@@ -138,9 +138,11 @@ def test_an_unknown_setting_of_a_variant_is_named():
 
 def test_step_sizes_fall_until_the_end():
     for name in ("rl2", "rma", "sysid"):
-        config = study(num_env_steps=640_000, horizon=100).config(name)
-        assert config.learner.decay_iterations == 50
-        assert config.learner.step_size_at(50) == pytest.approx(config.learner.final_step_size)
+        learner = study(num_env_steps=640_000, horizon=100).config(name).learner
+        # Also if episodes end early, so that there are more iterations.
+        sizes = [learner.step_size_at(90, number) for number in (0, 320_000, 640_000)]
+        middle = (learner.step_size + learner.final_step_size) / 2
+        assert sizes == pytest.approx([learner.step_size, middle, learner.final_step_size])
 
 
 def test_pearl_trains_on_many_bodies():

@@ -625,7 +625,7 @@ def test_the_configuration_of_every_pretrained_policy_loads(name: str) -> None:
         *[(name, (0.0, -1.0, float("inf"))) for name in ("step_size", "final_step_size")],
         *[(name, (0.0, None)) for name in ("clip_range", "max_gradient_norm")],
         *[(name, (-0.1, None)) for name in ("entropy_coefficient", "value_coefficient")],
-        ("decay_iterations", (-1, 0.5)),
+        *[(name, (-1, 0.5)) for name in ("decay_iterations", "decay_env_steps")],
         ("target_kl", (0.0, -1.0, None)),
         ("truncation", (0, -3, 2.5)),
         ("cell", ("rnn", None)),

@@ -132,7 +132,8 @@ def updated_by_ppo(
     )
     watch.lap("advantages")
     # Several passes over the trials.
-    step_size = config.step_size_at(state.counters["iteration"])
+    counters = state.counters
+    step_size = config.step_size_at(counters["iteration"], counters["num_env_steps"])
     try:
         theta, optimizer, of_update = ppo_update(
             policy,

@@ -24,7 +24,6 @@ from maml_rl.settings.dynamics_study.varied_dynamics import (
 )
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import held_out, trained_range
-from maml_rl.settings.learners import LearnerConfig
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.settings.parser import load_config, resolve
@@ -114,8 +113,9 @@ class DynamicsStudy:
         if method.flags:
             config = resolve(to_mapping(config), method.flags, source=f"variant {name}")
         learner = config.learner
-        if isinstance(learner, TrialPPOConfig):
-            learner = self._with_decay(config, learner)
+        if isinstance(learner, TrialPPOConfig) and learner.decay_iterations:
+            # The step size reaches its final value at the end of the run.
+            learner = replace(learner, decay_iterations=0, decay_env_steps=self.num_env_steps)
         elif isinstance(learner, PEARLConfig):
             learner = _with_enough_tasks(learner)
         try:
@@ -133,17 +133,6 @@ class DynamicsStudy:
         except ValueError as error:
             message = str(error).replace("max_env_steps", "--num_env_steps")
             raise UserError(f"method {name}: {message}") from error
-
-    def _with_decay(self, config: Config, learner: TrialPPOConfig) -> LearnerConfig:
-        """Return settings whose falling step size reaches its final value at the end of the run.
-
-        It does so earlier if episodes end early.
-        """
-        if not learner.decay_iterations:
-            return learner
-        num_env_steps = config.meta_batch_size * learner.num_episodes * self.base.horizon
-        num_iterations = max(1, round(self.num_env_steps / num_env_steps))
-        return replace(learner, decay_iterations=num_iterations)
 
     def env_at(self, values: Mapping[str, Any] | None, *, observe_task: bool) -> EnvConfig:
         """Return the environment to evaluate in, with held-out tasks if the family has some.

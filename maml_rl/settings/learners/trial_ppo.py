@@ -23,9 +23,11 @@ class TrialPPOConfig(LearnerConfig):
     step_size: float = 7e-4
     """Adam's step size in the first iteration."""
     final_step_size: float = 7e-5
-    """Adam's step size after decay_iterations."""
+    """Adam's step size after decay_iterations or decay_env_steps."""
     decay_iterations: int = 0
     """Iterations in which the step size falls linearly to final_step_size. 0: it is constant."""
+    decay_env_steps: int = 0
+    """Control steps in which it does so, instead of iterations: for a run with max_env_steps."""
     num_epochs: int = 4
     """Passes over the trials of an iteration."""
     num_minibatches: int = 8
@@ -52,6 +54,7 @@ class TrialPPOConfig(LearnerConfig):
         "step_size": Positive(),
         "final_step_size": Positive(),
         "decay_iterations": Integer(0, 1_000_000_000),
+        "decay_env_steps": Integer(0, 1_000_000_000_000),
         "num_epochs": Integer(1, 10_000),
         "num_minibatches": Integer(1, 10_000),
         "clip_range": Positive(),
@@ -67,8 +70,13 @@ class TrialPPOConfig(LearnerConfig):
         return 1
 
     def check(self, config: Any) -> None:
-        """Refuse settings of the policy that its networks do not have, and too few trials."""
+        """Refuse settings that exclude each other, and too few trials."""
         check_own_networks(config)
+        if self.decay_iterations and self.decay_env_steps:
+            raise ValueError(
+                f"learner.decay_iterations is {self.decay_iterations} and learner.decay_env_steps "
+                f"is {self.decay_env_steps}: one of them must be 0"
+            )
         if self.num_minibatches > config.meta_batch_size:
             raise ValueError(
                 f"learner.num_minibatches must be at most meta_batch_size "
@@ -76,13 +84,16 @@ class TrialPPOConfig(LearnerConfig):
                 "by meta_batch_size"
             )
 
-    def step_size_at(self, iteration: int) -> float:
+    def step_size_at(self, iteration: int, num_env_steps: int) -> float:
         """Adam's step size.
 
         Args:
             iteration: number of finished iterations.
+            num_env_steps: control steps of these.
         """
-        if not self.decay_iterations:
-            return self.step_size
-        share = min(1.0, iteration / self.decay_iterations)
-        return self.step_size + share * (self.final_step_size - self.step_size)
+        share = 0.0
+        if self.decay_iterations:
+            share = iteration / self.decay_iterations
+        elif self.decay_env_steps:
+            share = num_env_steps / self.decay_env_steps
+        return self.step_size + min(1.0, share) * (self.final_step_size - self.step_size)
