@@ -33,9 +33,7 @@ def ascend(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
     vector.grad = gradient.to(vector.dtype)
     optimizer.step()
-    return unflatten(vector.detach(), theta), {
-        name: value.clone() for name, value in optimizer.state[vector].items()
-    }
+    return unflatten(vector.detach(), theta), dict(optimizer.state[vector])
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
