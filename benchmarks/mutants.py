@@ -89,7 +89,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/outer/reptile.py", "end[name] - value for", "value - end[name] for", "movement the other way"),
     Mutant("maml_rl/learners/maml/objective.py", "self.credit[tasks]", "self.credit.flip(0)[tasks]", "credit of other tasks"),
     Mutant("maml_rl/learners/maml/inner_step.py", "min(step, len(inner.test_step_sizes) - 1)", "0", "only the first step size of the test"),
-    Mutant("maml_rl/learners/maml/step_schedule.py", "finite.index(max(finite))", "finite.index(min(finite))", "the worst schedule"),
+    Mutant("maml_rl/learners/maml/step_schedule.py", "scores.index(max(scores))", "scores.index(min(scores))", "the worst schedule"),
     Mutant("maml_rl/learners/maml/step_schedule.py", "torch.stack(returns, dim=1)[valid]", "torch.stack(returns, dim=1)", "tasks that failed before adaptation in the choice"),
     Mutant("maml_rl/learners/maml/step_schedule.py", "mean if math.isfinite(mean) else -math.inf", "math.inf if math.isnan(mean) else mean", "schedules with failed tasks chosen"),
     Mutant("maml_rl/learners/maml/step_schedule.py", "returns.masked_fill(failed.mask, torch.nan)", "returns", "tasks that failed in the first step in the choice"),

@@ -74,8 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_iterations",
         type=positive,
-        help="iterations of pretrained and oracle (default: until they have taken as many control "
-        "steps as the run)",
+        help="iterations of pretrained and oracle (default: until they have played as many "
+        "episodes as the run; after a learner without inner steps, as many control steps)",
     )
     parser.add_argument(
         "--num_tasks", type=positive, default=4, help="number of tasks of ppo (default: 4)"

@@ -27,6 +27,7 @@ from maml_rl.env_flags import (
     take_env_flags,
 )
 from maml_rl.errors import UserError
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def command(argv: list[str]) -> int:
     _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "mean actions"
     num_episodes = args.num_episodes or agent.config.num_episodes
-    per_step = agent.config.learner.stage_episodes(num_episodes)
-    episodes = counted(per_step, "episode")
-    adapted = "" if args.num_steps == 0 else f", adapted on {episodes} per step"
+    episodes = counted(episodes_per_stage(agent.config.learner, num_episodes), "episode")
+    adapted = f", adapted on {episodes} per step" if _num_steps(agent, args) else ""
     say(f"written to {path}: one episode per panel with {actions}{adapted}")
     return 0
 
@@ -125,7 +125,7 @@ def _record(agent: Agent, path: Path, args: argparse.Namespace) -> None:
 
     from maml_rl.analysis.recording import record
 
-    num_steps = agent.learner.num_adaptation_steps if args.num_steps is None else args.num_steps
+    num_steps = _num_steps(agent, args)
     num_tasks = len(args.task) if args.task else args.num_tasks
     num_panels = None if num_tasks is None else num_tasks * (num_steps + 1)
     with tqdm(total=num_panels, disable=None, leave=False, unit="panel") as bar:
@@ -148,6 +148,11 @@ def _record(agent: Agent, path: Path, args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
+
+
+def _num_steps(agent: Agent, args: argparse.Namespace) -> int:
+    """Return the number of adaptation steps: the flag's, or as many as in training."""
+    return agent.learner.num_adaptation_steps if args.num_steps is None else args.num_steps
 
 
 def _size(text: str) -> tuple[int, int]:

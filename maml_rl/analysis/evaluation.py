@@ -24,6 +24,7 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import held_out
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
+from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 
@@ -45,6 +46,7 @@ def evaluate_with(
     num_trials: int = 1,
     deterministic: bool = False,
     deterministic_adaptation: bool = False,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Evaluate on N tasks, in one or several independent trials of each.
 
@@ -56,36 +58,39 @@ def evaluate_with(
         streams: random streams of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the
             agent's own.
-        tasks: N tasks; default is to draw fresh ones.
+        tasks: those of all processes; default is to draw fresh ones.
         fixed: values that replace those of every task, by name.
         num_trials: independent trials of each task.
         deterministic: whether to measure the return of the most probable actions.
         deterministic_adaptation: whether to play them in the episodes of updates, too.
+        ranks: the processes that share the tasks; default is this process alone. The result has the
+            N tasks of this one.
 
     Raises:
         UserError: if a task cannot be written to a file, or lacks a numeric value in ``fixed``.
         TooManyFailures: if more than ``max_failed_share`` of the episodes are discarded, or of the
-            tasks failed.
+            tasks failed, of all processes.
     """
     env_name = agent.config.env.name
     # Tasks; refuse what no file can hold before anything is played.
     tasks_are_given = tasks is not None
     if tasks is None:
-        number = collector.meta_batch_size // num_trials
-        first = collector.first_task
-        tasks = sample_tasks(collector, streams, number)
-        tasks = tasks[first : first + collector.num_tasks // num_trials]
+        tasks = sample_tasks(collector, streams, collector.meta_batch_size // num_trials)
     tasks = [with_fixed(task, fixed or {}, env_name) for task in tasks]
+    # The trials of a task are neighbours.
+    tasks_of_trials = [task for task in tasks for _ in range(num_trials)]
+    tasks = collector.of_this_process(tasks_of_trials)[::num_trials]
     plain_tasks = [plain_task(task, env_name) for task in tasks]
-    # Episodes; the trials of a task are neighbours.
+    # Episodes.
     stages = _measured_stages(
         collector,
         agent,
         num_steps,
         streams,
-        [task for task in tasks for _ in range(num_trials)],
+        tasks_of_trials,
         deterministic,
         deterministic_adaptation,
+        ranks or Ranks(),
     )
     sizes = (num_steps + 1, len(tasks), num_trials * collector.num_episodes)
     returns = torch.stack([stage.returns for stage in stages]).reshape(sizes)
@@ -127,6 +132,7 @@ def _measured_stages(
     tasks: Sequence[Task],
     deterministic: bool,
     deterministic_adaptation: bool,
+    ranks: Ranks,
 ) -> list[Episodes]:
     """Play trials, and return the episodes to measure after 0, 1, ... updates.
 
@@ -135,9 +141,10 @@ def _measured_stages(
         agent: the agent to adapt.
         num_steps: number of updates.
         streams: of random numbers.
-        tasks: one for each trial.
+        tasks: one for each trial of all processes.
         deterministic: see :func:`evaluate_with`.
         deterministic_adaptation: see :func:`evaluate_with`.
+        ranks: the processes.
     """
     # If only the measured episodes are deterministic, they are not those of the updates.
     has_own_episodes = deterministic and not deterministic_adaptation
@@ -145,23 +152,23 @@ def _measured_stages(
         agent.learner,
         agent.state,
         collector,
-        tasks,
+        collector.of_this_process(tasks),
         num_adaptation_steps=num_steps,
         streams=streams,
         belief=_repeated(agent.belief, collector.num_tasks),
         final_episodes=not has_own_episodes,
         deterministic=deterministic_adaptation,
     )
-    _check_failures(trial, tasks, agent)
+    _check_failures(trial, tasks, agent, ranks)
     if has_own_episodes:
         trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
-        _check_failures(trial, tasks, agent)
+        _check_failures(trial, tasks, agent, ranks)
     return trial.episodes
 
 
-def _check_failures(trial: Trial, tasks: Sequence[Task], agent: Agent) -> None:
-    """Raise TooManyFailures if a larger share of a trial failed than is allowed."""
-    failures = trial.failures
+def _check_failures(trial: Trial, tasks: Sequence[Task], agent: Agent, ranks: Ranks) -> None:
+    """Raise TooManyFailures if a larger share of all processes' trials failed than is allowed."""
+    failures = trial.failures.gathered(ranks)
     failures.check(failures.rows(tasks), agent.config.max_failed_share, "the evaluation")
 
 
@@ -277,8 +284,8 @@ def evaluate(
         seed: seed of tasks and episodes.
         fixed: values that replace those of every task, such as ``{"goal_velocity": 1.5}``.
         deterministic: measure the return of mean actions (of discrete actions, the most probable
-            ones) instead of sampled ones. Adaptation still samples: so before the last step, each
-            step takes twice as many episodes.
+            ones) instead of sampled ones. Adaptation still plays sampled actions, in as many
+            episodes of its own.
         deterministic_adaptation: play mean actions while adapting, too.
         progress: called before each control step with a text that names it and its stage.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -65,10 +66,13 @@ def make_rendering_env(
                 "its render returns"
             )
         # Render a frame; a reset may need a task.
-        env = make_single_env(config, horizon, render_mode="rgb_array", **options)
-        (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
-        env.reset(seed=0)
-        rendered_frame(env)
+        with contextlib.ExitStack() as stack:
+            env = make_single_env(config, horizon, render_mode="rgb_array", **options)
+            stack.callback(env.close)
+            (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
+            env.reset(seed=0)
+            rendered_frame(env)
+            stack.pop_all()  # it works: leave it open
     except (UserError, MemoryError):
         raise
     except Exception as error:  # constructors and OpenGL's loaders fail in many ways

@@ -118,8 +118,9 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     """Return a label for each group: the settings in which it differs from the others.
 
     Family, learner and outer step come first. Settings of a task family are compared only among
-    groups of that family, those of an outer step likewise, and all others but the horizon only
-    among groups of one learner. The label of a single group is its family.
+    groups of that family, those of an outer step likewise, and all others, but for the horizon,
+    the engine and the source, only among groups of one learner. The label of a single group is its
+    family.
 
     Args:
         groups: the settings of each group, all different.

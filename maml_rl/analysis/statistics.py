@@ -152,8 +152,8 @@ class Response(NamedTuple):
         before: mean reward in the last ``WINDOW`` control steps before the change.
         after: in the first ``WINDOW`` control steps with the changed dynamics.
         end: in the last ``WINDOW`` control steps of the episode.
-        num_recovered: number of tasks whose own reward, mean over episodes and runs, does not drop,
-            neither right after the change nor by the end, or comes back within the episode.
+        num_recovered: number of tasks whose own reward (mean over episodes and runs) drops neither
+            right after the change nor by the end, or drops right after it and comes back.
         recovery: control steps until the running mean of ``WINDOW`` steps has come back
             ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
             is never below ``before``, NaN if it does not come back within the episode.
@@ -237,9 +237,10 @@ def _drops(before: float, after: float) -> bool:
 def recovery_text(value: Response) -> str:
     """Return the control steps to recover, or a text.
 
-    It is ``"not in the episode"``, or, if the reward right after the change is lower than that
-    before it by at most ``SMALL_DROP`` of it: ``"no drop"``, or ``"drops later"`` if that at the
-    end of the episode is lower by more.
+    - If the reward right after the change is lower by more than ``SMALL_DROP`` of that before it:
+      the control steps, or ``"not in the episode"``.
+    - If not, but the reward at the end is: ``"drops later"``.
+    - If neither is: ``"no drop"``.
     """
     if not _drops(value.before, value.after):
         return "drops later" if _drops(value.before, value.end) else "no drop"
@@ -272,8 +273,10 @@ def is_log_spaced(values: Sequence[float] | np.ndarray) -> bool:
     """
     if len(values) < 3 or values[0] <= 0:
         return False
-    gaps = np.diff(np.log(values))
-    return bool(np.ptp(gaps) <= 0.02)
+    ratios, gaps = np.diff(np.log(values)), np.diff(values)
+    # Values that are close to each other are also spaced almost evenly by their logarithms.
+    is_linear = np.ptp(gaps) / gaps.mean() <= np.ptp(ratios) / ratios.mean()
+    return bool(np.ptp(ratios) <= 0.02 and not is_linear)
 
 
 def interval_text(interval: np.ndarray, number: str = ".1f") -> str:

@@ -37,8 +37,8 @@ def generalized_advantages(
 _ROUNDING = 5e-5
 """Largest ratio at which a task's advantages count as rounding errors.
 
-It is their standard deviation, divided by the root mean square of the baseline's values. In float32
-rounding errors reach a ratio of 3e-5.
+The ratio is their standard deviation, divided by the root mean square of the baseline's values. In
+float32 rounding errors reach 3e-5.
 """
 
 
@@ -90,8 +90,8 @@ def with_advantages(
     """Fit a baseline to each task's episodes, and return the episodes with advantages over it.
 
     ``inner_advantages`` differ from ``advantages`` if the settings of inner steps have a discount
-    or lambda of their own, or ask for a standard deviation that all tasks share; then they are
-    centred, but not scaled.
+    or lambda of their own, or ask for a standard deviation that all tasks share. In the second case
+    they are centred, but not scaled.
 
     If a task's baseline explains its returns up to rounding, as for a constant reward in episodes
     of equal length, its normalised advantages are zero. If the baseline cannot be fitted or its

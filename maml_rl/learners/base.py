@@ -104,7 +104,7 @@ class Learner(ABC):
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer")
     """Groups of the state on which playing and updating a belief depend."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
-    """Groups of which older checkpoints lack tensors; these are then as in the initial state."""
+    """Groups that a saved agent or an older checkpoint may lack; they are then initial ones."""
     CARRIED: ClassVar[tuple[str, ...]] = ()
     """Groups besides ``ACTING`` that a run takes from the one it starts from (``init_from``)."""
 
@@ -258,7 +258,7 @@ class Learner(ABC):
 
         Raises:
             UserError: if names, shapes or types differ from those of the initial state, a value is
-                not finite, or statistics are not possible.
+                not finite, or a count or a sum of squares is negative.
         """
         for group, expected in self.initial_state().tensors.items():
             tensors = state.tensors.get(group, {})

@@ -1,4 +1,4 @@
-"""Check what a learner of the user's own returns."""
+"""Check what learners, outer steps and callbacks return, above all those of the user's own."""
 
 from __future__ import annotations
 

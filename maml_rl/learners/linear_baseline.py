@@ -4,8 +4,8 @@ Deviation: one more feature, the return-to-go of a constant reward. A cubic poly
 it only up to a residual of about 1e-3, which normalisation of the advantages would scale to
 standard deviation 1. Inner steps on a constant reward would then be large, instead of zero.
 
-Deviation: observations are not clipped at ±10 as in ProMP's public code, because where they are in
-other units a clipped one would say nothing.
+Deviation: observations are not clipped at ±10 as in ProMP's public code, because in other
+units most of them could lie outside this range.
 
 Deviation: time is the only feature if observations have more than ``MOST_FEATURE_ENTRIES`` entries.
 """
@@ -131,7 +131,8 @@ def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) 
     features = baseline_features(episodes.observations, episodes.mask, discount)
     x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
-    # Normal equations. No ridge gives a non-finite matrix a Cholesky factor: solve for NaN instead.
+    # Normal equations. A non-finite matrix has no Cholesky factor with any ridge: set it to zero,
+    # and its moment to NaN, so that the values of the task are NaN.
     gram = x @ x.mT
     moment = x @ y
     is_finite = gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1)

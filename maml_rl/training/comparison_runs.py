@@ -57,7 +57,8 @@ def baseline_config(
         run: the meta-trained run.
         name: one of :data:`~maml_rl.runs.baselines.POLICIES`.
         num_iterations: number of iterations; by default, training collects as many episodes as the
-            run has collected, or after a learner without inner steps at most as many control steps.
+            run has collected; after a learner without inner steps as many control steps, rounded up
+            to whole iterations, and fewer if episodes end early.
         seed: seed of all random streams.
         device: device of the policy.
 
@@ -101,7 +102,10 @@ def baseline_config(
 
 
 def _equal_iterations(run: Path, meta: Config) -> int:
-    """Iterations without adaptation that collect as much as the run up to its newest checkpoint."""
+    """Iterations without adaptation that collect as much as the run up to its newest checkpoint.
+
+    Control steps are counted as if no episode ended early.
+    """
     newest = load_newest(run / "checkpoints", torch.device("cpu"))
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet: set the length by --num_iterations")

@@ -97,7 +97,13 @@ class Training(NamedTuple):
         streams = RandomStreams(self.agent.config.seed, Phase.EVALUATION, self.iteration)
         progress = self.collector.progress
         evaluating = self.with_progress(lambda text: progress(f"evaluation, {text}"))
-        result = evaluate_with(evaluating.collector, self.agent, self.num_evaluated_steps, streams)
+        result = evaluate_with(
+            evaluating.collector,
+            self.agent,
+            self.num_evaluated_steps,
+            streams,
+            ranks=self.ranks,
+        )
         returns, success = (
             self.ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
             for values in (result.returns, result.success)

@@ -16,8 +16,7 @@ _REFRESH_S = 0.5
 class Activity:
     """Shows in a progress bar what is being done, once that has lasted five seconds.
 
-    After an iteration or evaluation that was as long, the next one shows it from the beginning:
-    while it learns, it says so only once.
+    If an iteration or evaluation was as long, the next one shows what it does from its start.
 
     Args:
         bar: the bar; without a terminal it is disabled, and nothing is shown.

@@ -299,6 +299,6 @@ def took_text(started_s: float) -> str:
 
 
 def progress_text(metrics: dict[str, float]) -> str:
-    """The returns before and after each inner step."""
+    """The returns before and after each adaptation step, if the learner reports them."""
     returns = [value for name, value in metrics.items() if name.startswith("train/return_after_")]
-    return "return " + " -> ".join(f"{value:.1f}" for value in returns)
+    return "return " + " -> ".join(f"{value:.1f}" for value in returns) if returns else ""

@@ -243,8 +243,9 @@ class TrainingRun:
         outputs.pace.count(state.counters["num_env_steps"])
         log_pace(outputs.pace)
         if outputs.bar.disable and (is_last or _is_due(iteration, logging.checkpoint_every)):
-            text = f"iteration {iteration} of {outputs.pace.total_text}: {progress}"
-            log(f"{text}{time_left(outputs.pace)}")
+            text = f"iteration {iteration} of {outputs.pace.total_text}"
+            returns = f": {progress}" if progress else ""
+            log(f"{text}{returns}{time_left(outputs.pace)}")
         outputs.bar.total = outputs.pace.total
         outputs.bar.set_postfix_str(progress)
         outputs.bar.update()

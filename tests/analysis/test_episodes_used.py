@@ -170,6 +170,18 @@ def test_methods_are_compared_after_equal_numbers_of_episodes(
         assert value.mean == pytest.approx(difference(*returns).mean)
 
 
+def test_a_first_method_without_adaptation_is_compared_with_each_step() -> None:
+    oracle, other = method("oracle", 20, 0, 1), method("ours", 20, 3, 2)
+    differences = oracle.minus(other)
+    assert [(one.step, one.other_step) for one in differences] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    for (_, j, value), (k, _, opposite) in zip(differences, other.minus(oracle), strict=True):
+        assert j == k
+        assert value.mean == pytest.approx(-opposite.mean)
+    # Without all steps, with that after as many as in training.
+    comparison = Comparison([oracle, other])
+    assert [row[1] for row in comparison.difference_rows(all_steps=False)[1:]] == ["0 and 2"]
+
+
 def test_the_table_of_differences_has_both_numbers() -> None:
     comparison = Comparison([method("ours", 20, 3, 1), method("single", 1, 3, 2)])
     head, *rows = comparison.difference_rows(all_steps=True)

@@ -682,6 +682,25 @@ def test_an_environment_that_does_not_render_says_where_it_lists_its_modes(
     assert expected in problem
 
 
+def test_an_environment_that_fails_to_render_is_closed(monkeypatch):
+    made, closed = [], []
+
+    class Closing(Drawn):
+        def __init__(self, render_mode: str | None = None) -> None:
+            super().__init__(render_mode)
+            made.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(Closing, "draw", fails)
+    monkeypatch.setitem(gym.registry, "Closing-v0", gym.envs.registration.EnvSpec("Closing-v0"))
+    monkeypatch.setattr(gym.registry["Closing-v0"], "entry_point", Closing)
+    assert "no display" in rendering_problem(EnvConfig(name="Closing-v0"))
+    assert len(made) == 2
+    assert closed == made
+
+
 def fails_later(num_steps: int) -> np.ndarray:
     if num_steps == 2:
         raise KeyError("no such buffer")

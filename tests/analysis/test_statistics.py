@@ -10,7 +10,12 @@ from scipy import stats
 
 from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.statistics import difference, interval_text, mean_interval
+from maml_rl.analysis.statistics import (
+    difference,
+    interval_text,
+    is_log_spaced,
+    mean_interval,
+)
 
 # 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
 T_2, T_3 = 12.7062, 4.3027
@@ -148,3 +153,23 @@ def test_a_difference_is_of_the_tasks_that_failed_nowhere():
     np.testing.assert_array_equal(found.interval, expected.interval)
     none = difference(first, np.full((1, 6), np.nan))
     assert np.isnan([none.mean, *none.interval, none.probability]).all()
+
+
+# --- spacing ---
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0], True),
+        ([0.9, 0.949, 1.0, 1.05, 1.11], True),
+        ([1.0, 2.0, 4.0], True),
+        ([1.0, 2.0, 3.0], False),
+        ([9.0, 9.5, 10.0, 10.5], False),  # close to each other
+        ([0.9, 1.0, 1.1], False),
+        ([0.0, 1.0, 2.0], False),
+        ([1.0, 2.0], False),
+    ],
+)
+def test_values_that_are_evenly_spaced_are_not_log_spaced(values, expected):
+    assert is_log_spaced(values) is expected

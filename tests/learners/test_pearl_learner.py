@@ -438,14 +438,17 @@ def test_the_next_observation_is_in_the_context_where_dynamics_may_vary(
 
 
 def test_metrics_of_failures_include_the_initial_episodes(tmp_path: Path) -> None:
-    """A task fails in the initial episodes, and one in the trials after them."""
+    """A task fails in the initial episodes, and one in the trials after them.
+
+    The replay has no episode of either, as control steps are counted without them.
+    """
     calls = []
 
     def spoilt(*args: Any) -> Any:
         observations, rewards, *others = original(*args)
         calls.append(args)
         # There are 2 groups of 2 initial episodes.
-        if len(calls) in (1, 2 * 2 * HORIZON + 1):
+        if len(calls) in (HORIZON + 1, (2 * 2 + 1) * HORIZON + 1):
             rewards = rewards.copy()
             rewards[0] = np.nan
         return observations, rewards, *others
@@ -453,11 +456,14 @@ def test_metrics_of_failures_include_the_initial_episodes(tmp_path: Path) -> Non
     with open_training(config(tmp_path, max_failed_share=0.5)) as training:
         env = training.collector.env
         original, env.step = env.step, spoilt
-        _, metrics, failures = training.iterate()
+        state, metrics, failures = training.iterate()
     assert [(row.adaptation_step, row.what, row.num_episodes) for row in failures] == [
-        (0, REWARD, 1),
-        (0, NO_EPISODE, 0),
+        (1, REWARD, 1),
+        (1, NO_EPISODE, 0),
     ] * 2
+    (entry,) = state.history
+    assert len(entry["lengths"]) == (2 * NUM_TASKS - 1) * 2 + (NUM_TASKS - 1) * 3
+    assert num_transitions(entry) == state.counters["num_env_steps"]
     assert metrics["train/discarded_episodes"] == metrics["train/failed_tasks"] == 2
 
 
@@ -523,10 +529,17 @@ def test_an_iteration_without_transitions_has_nothing_to_learn_from(
     policy = {"hidden_sizes": [8], "normalize_observations": True}
     with open_training(config(tmp_path, policy=policy)) as training:
         state, metrics, failures = training.iterate()
-    assert [len(entry["lengths"]) for entry in state.history] == [0]
+        assert [len(entry["lengths"]) for entry in state.history] == [0]
+        assert metrics["update/failed"] == 1
+        assert failures[-1].detail == "the replay has no episode with z from the prior"
+        assert float(state.tensors["normalizer"]["num_states"]) == 0
+        # Nor after an iteration with some.
+        monkeypatch.setattr(pearl_learner, "history_entry", original)
+        training = iterated(training, 1)
+        monkeypatch.setattr(pearl_learner, "history_entry", nothing)
+        state, metrics, failures = training.iterate()
     assert metrics["update/failed"] == 1
-    assert failures[-1].detail == "the replay has no episode with z from the prior"
-    assert float(state.tensors["normalizer"]["num_states"]) == 0
+    assert failures[-1].detail == "the iteration has no transition to learn from"
 
 
 def test_parameters_that_are_not_finite_discard_the_episodes(training: Training) -> None:

@@ -405,6 +405,36 @@ def test_the_scale_of_equal_targets_only_shifts() -> None:
     assert scale.normalize(torch.tensor([3.5, 4.5])).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("targets", "std"),
+    [
+        ([2e-6, 4e-6], 1e-6),  # small, but more than rounding
+        ([1e8, 1e8 + 1, 1e8 + 2], 1.0),  # lost in the rounding of the mean
+        ([7.0, 7.0, 7.0], 1.0),
+        ([0.0, 0.0], 1.0),
+    ],
+)
+def test_the_scale_does_not_depend_on_the_unit_of_the_targets(
+    targets: list[float], std: float
+) -> None:
+    values = torch.tensor(targets, dtype=torch.float64)
+    scale = ValueScale.empty(torch.device("cpu")).updated(values, Ranks())
+    assert float(scale.std) == pytest.approx(std)
+    assert float(scale.variance) == pytest.approx(std**2 if std < 1 else 0)
+
+
+def test_values_explain_nothing_of_targets_without_variance(tmp_path: Path) -> None:
+    settings = tiny(
+        tmp_path / "run",
+        env="helpers.odd_environments:odd/ConstantReward-v0",
+        horizon=1,
+        learner={"name": "rl2", "num_episodes": 1, "num_minibatches": 1, "hidden_size": 8},
+    )
+    with open_training(settings) as training:
+        metrics = training.iterate().metrics
+    assert math.isnan(metrics["update/explained_variance"])
+
+
 def test_the_scale_includes_the_targets_of_all_processes() -> None:
     """Two processes with unequal numbers of targets are as one with all of them."""
     parts = [torch.tensor([1.0, 2.0, 6.0]), torch.tensor([-4.0])]

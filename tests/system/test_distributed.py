@@ -243,7 +243,9 @@ def test_a_run_resumes_with_another_number_of_processes(alone: Path, tmp_path: P
 @pytest.mark.slow
 def test_failures_are_reported_as_by_one_process(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
-    other = flags(**{"env": "failing:Failing-v0", "num_iterations": 2, "logging.evaluate_every": 0})
+    # One task of all fails: a larger share of those of its process than is allowed.
+    changes = {"num_iterations": 2, "max_failed_share": 0.1, "logging.evaluate_every": 1}
+    other = flags(env="failing:Failing-v0", **changes)
     failures = []
     for num_ranks in (1, 2):
         done = launch(num_ranks, *other, f"--output={num_ranks}", folder=tmp_path)

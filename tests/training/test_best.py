@@ -148,8 +148,8 @@ def test_evaluations_in_training_and_the_final_one_share_no_task(tmp_path, monke
     tasks: list[tuple[float, ...]] = []
     original = compose.evaluate_with
 
-    def evaluate_with(*args: Any) -> Any:
-        result = original(*args)
+    def evaluate_with(*args: Any, **options: Any) -> Any:
+        result = original(*args, **options)
         tasks.extend(tuple(task.values()) for task in result.tasks)
         return result
 

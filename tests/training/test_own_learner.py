@@ -147,6 +147,8 @@ def test_it_is_evaluated_beside_maml_recorded_and_adapted(
     capsys.readouterr()
     assert main(["record", str(own), "--task", "goal_x=0.3,goal_y=0.3"]) == 0
     assert "adapted on 1 episode per step" in capsys.readouterr().out
+    assert main(["record", str(own), "--num_steps", "0", "--task", "goal_x=0.3,goal_y=0.3"]) == 0
+    assert "adapted" not in capsys.readouterr().out.replace("adaptation.mp4", "")
     assert len(imageio.v3.imread(own / "videos" / "adaptation.mp4", plugin="pyav")) > 1
     # Adaptation picks the arm that moves towards the goal: positive actions are arm 0.
     agent = maml_rl.load(own)

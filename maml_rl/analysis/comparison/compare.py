@@ -86,7 +86,10 @@ class Comparison:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the evaluation, plain values; those of task parameters cover all entries."""
+        """Settings of the evaluation, plain values: units and names of task values of all entries.
+
+        The others are those of the first entry.
+        """
         descriptions = [entry.evaluations[0].description for entry in self.entries]
         names = (
             "env",
@@ -205,7 +208,8 @@ class Comparison:
         for first, second, differences in self.differences:
             for one in differences:
                 k, j, value = one.step, one.other_step, one.value
-                if not all_steps and k != first.adapted_step:
+                is_adapted = k == first.adapted_step and (first.adapts or j == second.adapted_step)
+                if not (all_steps or is_adapted):
                     continue
                 used = _both(first.episodes_used[k], second.episodes_used[j])
                 share = "–" if np.isnan(value.probability) else f"{value.probability:.2f}"

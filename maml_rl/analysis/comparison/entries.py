@@ -172,22 +172,26 @@ class Entry:
 
         One of them is after :attr:`adapted_step`. If the other method has no step with as many
         episodes, it is after its own :attr:`adapted_step`. A method that does not adapt, such as an
-        oracle, is compared with each step.
+        oracle, is compared with each step of the other.
         """
-        # Pairs of steps.
-        other_steps = {used: j for j, used in enumerate(other.episodes_used.tolist())}
-        pairs = {self.adapted_step: other.adapted_step}
-        for k, used in enumerate(self.episodes_used.tolist()):
-            if not other.adapts:
-                pairs[k] = 0
-            elif used in other_steps:
-                pairs[k] = other_steps[used]
-        # Their differences.
         first, second = self._task_returns_of_runs, other._task_returns_of_runs
         return [
             StepDifference(k, j, difference(first[:, k], second[:, j]))
-            for k, j in sorted(pairs.items())
+            for k, j in self._compared_steps(other)
         ]
+
+    def _compared_steps(self, other: Entry) -> list[tuple[int, int]]:
+        """Return the steps of both methods that :meth:`minus` compares."""
+        if not self.adapts:
+            return [(0, j) for j in range(len(other.episodes_used))]
+        if not other.adapts:
+            return [(k, 0) for k in range(len(self.episodes_used))]
+        other_steps = {used: j for j, used in enumerate(other.episodes_used.tolist())}
+        pairs = {self.adapted_step: other.adapted_step}
+        for k, used in enumerate(self.episodes_used.tolist()):
+            if used in other_steps:
+                pairs[k] = other_steps[used]
+        return sorted(pairs.items())
 
     @property
     def _task_returns_of_runs(self) -> np.ndarray:
@@ -298,5 +302,6 @@ def failed_notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def _version(entry: Entry) -> str:
-    """Return ``" at body_mass 2"``, or an empty string without a sweep."""
-    return "".join(f" at {name} {entry.swept_text(name)}" for name in entry.swept)
+    """Return ``" at body_mass=2"``, or an empty string without a sweep."""
+    swept = ", ".join(f"{name}={entry.swept_text(name)}" for name in entry.swept)
+    return f" at {swept}" if swept else ""

@@ -295,12 +295,11 @@ _DIFFERENCE_NOTE = (
 
 
 def _scratch_table(comparison: Comparison) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{num_env_steps:,}</td><td>{value:.1f}</td></tr>"
+    rows = [
+        [name, f"{num_env_steps:,}", f"{value:.1f}"]
         for name, num_env_steps, value in comparison.scratch_rows()
-    )
-    head = "<tr><th>policy</th><th>control steps in each task</th><th>return</th></tr>"
-    return f"<table>{head}{rows}</table>"
+    ]
+    return _html_table([["policy", "control steps in each task", "return"], *rows])
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:

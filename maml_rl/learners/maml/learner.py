@@ -231,7 +231,7 @@ class MAML(Learner):
     def after_training(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> LearnerState:
-        """Choose the step sizes outside training, unless settings fix them or training has none."""
+        """Choose the step sizes outside training, unless settings fix them or there is no step."""
         is_fixed = bool(self.inner.test_step_sizes) or not self.inner.choose_test_step_sizes
         if is_fixed or self.num_training_stages == 1:
             return state

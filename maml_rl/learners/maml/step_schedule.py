@@ -26,7 +26,7 @@ NUM_TEST_FACTORS = 10
 """Number of multiples of the step sizes outside training; further steps use the last one."""
 
 _FEWEST_LISTED = 3
-"""Number of step sizes that the note names, if training has no more steps."""
+"""The note names as many step sizes as training has inner steps, but at least this number."""
 
 
 def schedules(num_steps: int) -> list[list[float]]:
@@ -111,8 +111,8 @@ def with_chosen_factors(
         returns.append(_returns(learner, tried, playing, before, streams))
     valid = ~before.failed_tasks.mask
     means = ranks.mean(torch.stack(returns, dim=1)[valid]).tolist()
-    finite = [mean if math.isfinite(mean) else -math.inf for mean in means]
-    return with_test_factors(state, candidates[finite.index(max(finite))], len(tasks))
+    scores = [mean if math.isfinite(mean) else -math.inf for mean in means]
+    return with_test_factors(state, candidates[scores.index(max(scores))], len(tasks))
 
 
 def _showing(collector: Collector, what: str) -> Collector:

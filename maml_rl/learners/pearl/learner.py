@@ -329,7 +329,8 @@ class PEARL(Learner):
     ) -> _Part:
         """Play trials in the tasks of these numbers, and make the entry of the replay from them.
 
-        The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior.
+        The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior. Tasks
+        that failed are left out.
         """
         played = training_trial(
             dataclasses.replace(self, num_prior_episodes=num_prior_stages),
@@ -344,9 +345,10 @@ class PEARL(Learner):
         )
         if self.config.num_training_tasks == 0:  # the tasks are new in every iteration
             numbers = numbers + state.counters["iteration"] * len(numbers)
+        valid = played.trial.valid_tasks
         entry = history_entry(
-            played.trial.episodes,
-            collector.of_this_process(numbers).tolist(),
+            played.trial.valid_episodes,
+            collector.of_this_process(numbers)[valid.cpu().numpy()].tolist(),
             num_prior_stages,
             self.action_scale,
         )

@@ -20,7 +20,7 @@ from maml_rl.learners.base import check_group
 from maml_rl.sampling.episodes import Episodes
 
 _MOST_ENTRIES = 5000
-"""A checkpoint lists all of them."""
+"""Bound on the list of entries in a checkpoint."""
 
 Entry = Mapping[str, Tensor]
 """An entry of the history.

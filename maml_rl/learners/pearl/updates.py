@@ -71,6 +71,8 @@ def take_updates(
     replay = make_replay(history, config.context_window)
     if replay.num_tasks == 0:
         return Updates(before, {}, "the replay has no episode with z from the prior")
+    if num_updates == 0:
+        return Updates(before, {}, "the iteration has no transition to learn from")
     learned = before
     num_threads = torch.get_num_threads()
     steps: list[dict[str, float]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -142,5 +143,6 @@ def trial_batch(
         targets=scale.normalize(targets) * sequence.mask,
     )
     # Share of the targets' variance that the values explain; the advantages are the errors.
-    explained = 1 - float(of_advantages.square / of_targets.std.square())
+    variance = float(of_targets.variance)
+    explained = 1 - float(of_advantages.square) / variance if variance else math.nan
     return batch, scale, {"update/explained_variance": explained}

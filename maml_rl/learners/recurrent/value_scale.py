@@ -29,10 +29,15 @@ class ValueScale(NamedTuple):
         return cls(*torch.zeros(3, dtype=torch.float64, device=device).unbind())
 
     @property
-    def std(self) -> Tensor:
-        """Standard deviation, () float64; 1 without data or without variance."""
+    def variance(self) -> Tensor:
+        """Variance, () float64; 0 without data, or if it could be a rounding error of the mean."""
         variance = self.square - self.mean.square()
-        return torch.where(variance > 1e-12, variance.clamp(min=0).sqrt(), 1.0)
+        return torch.where(variance > 1e-12 * self.square, variance, 0.0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, () float64; 1 without variance."""
+        return torch.where(self.variance > 0, self.variance.sqrt(), 1.0)
 
     def normalize(self, values: Tensor) -> Tensor:
         """Return (value − mean) / std."""

@@ -1,4 +1,8 @@
-"""RL² as a learner, and one iteration of its training (Duan et al. 2016, Wang et al. 2016)."""
+"""RL² as a learner, and one iteration of its training (Duan et al. 2016, Wang et al. 2016).
+
+Deviation: trained by PPO, and policy and value network also read the observation beside the memory.
+docs/algorithms.md says why.
+"""
 
 from __future__ import annotations
 

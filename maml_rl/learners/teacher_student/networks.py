@@ -5,7 +5,8 @@ itself (Yu et al. 2017). The student acts by the same π, with its own estimate 
 (trial, time, feature). N is the number of trials, L their length.
 
 Deviation: the student also reads rewards, because nothing else shows a goal. RMA's student is a
-GRU and not a convolution, because its memory is kept over the episodes of a trial.
+GRU and not a convolution, because its memory is kept over the episodes of a trial. The teacher
+does not read the last action, which that of Kumar et al. does.
 """
 
 from __future__ import annotations

@@ -114,7 +114,8 @@ class DynamicsStudy:
             config = resolve(to_mapping(config), method.flags, source=f"variant {name}")
         learner = config.learner
         if isinstance(learner, TrialPPOConfig) and learner.decay_iterations:
-            # The step size reaches its final value at the end of the run.
+            # The step size reaches its final value at the end of the run. That of a teacher, whose
+            # phase is shorter, ends above it.
             learner = replace(learner, decay_iterations=0, decay_env_steps=self.num_env_steps)
         elif isinstance(learner, PEARLConfig):
             learner = _with_enough_tasks(learner)

@@ -228,7 +228,7 @@ class TRPOConfig(OuterConfig):
     # (docs/results.md).
     fisher_state_stride: int | None = None
     """Use every n-th state in the Fisher-vector product; 1 uses all. null: 20, or less to keep 100
-    states per task."""
+    states per task on average."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         **OuterConfig.RANGES,

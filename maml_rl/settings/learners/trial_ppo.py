@@ -25,9 +25,10 @@ class TrialPPOConfig(LearnerConfig):
     final_step_size: float = 7e-5
     """Adam's step size after decay_iterations or decay_env_steps."""
     decay_iterations: int = 0
-    """Iterations in which the step size falls linearly to final_step_size. 0: it is constant."""
+    """Iterations in which the step size falls linearly to final_step_size."""
     decay_env_steps: int = 0
-    """Control steps in which it does so, instead of iterations: for a run with max_env_steps."""
+    """Control steps in which it does so, instead of iterations: for a run with max_env_steps. If
+    both are 0, it is constant."""
     num_epochs: int = 4
     """Passes over the trials of an iteration."""
     num_minibatches: int = 8

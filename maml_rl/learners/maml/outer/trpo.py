@@ -19,7 +19,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
-"""The default stride keeps at least this number of states per task, or all if there are fewer."""
+"""The default stride keeps this number of states per task on average, or all if there are fewer."""
 MOST_STATE_STRIDE = 20
 """The largest default stride."""
 
