@@ -28,7 +28,7 @@ from maml_rl.runs.progress_log import AppendingCSV
 from maml_rl.runs.progress_table import read_progress
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
-from maml_rl.training import comparison_runs
+from maml_rl.training import baseline_runs
 
 SETTINGS: dict[str, Any] = {
     "env": {"name": "PointNavigation"},
@@ -252,7 +252,7 @@ def _results(
             ppo,
             lambda: (
                 Scratch.read(ppo, [task]),
-                comparison_runs._finished_tasks(ppo, described),
+                baseline_runs._finished_tasks(ppo, described),
             ),
         ),
         "unfinished/*.json": replaced(cache, evaluated),

@@ -17,7 +17,7 @@ def command(argv: list[str]) -> int:
     args = parse(make_parser(), argv)
     args.run = find_run(args.run)
 
-    from maml_rl.training.comparison_runs import (
+    from maml_rl.training.baseline_runs import (
         baseline_config,
         check_ppo,
         make_policy_baseline,

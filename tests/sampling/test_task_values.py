@@ -23,7 +23,7 @@ from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.failures import as_json
 from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.settings.env import EnvConfig
-from maml_rl.training.comparison_runs import train_ppo
+from maml_rl.training.baseline_runs import train_ppo
 
 TINY: dict[str, Any] = {
     "meta_batch_size": 2,

@@ -38,8 +38,8 @@ import maml_rl
 from maml_rl.analysis.run_labels import group_settings
 from maml_rl.cli import main
 from maml_rl.errors import UserError
+from maml_rl.training.baseline_runs import baseline_config
 from maml_rl.training.callbacks import StopOnPlateau
-from maml_rl.training.comparison_runs import baseline_config
 
 
 class Recorder(maml_rl.Callback):

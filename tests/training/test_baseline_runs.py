@@ -41,8 +41,8 @@ from maml_rl.settings.learners import (
     TRPOConfig,
 )
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
-from maml_rl.training import comparison_runs as baseline_runs
-from maml_rl.training.comparison_runs import baseline_config, make_policy_baseline, train_ppo
+from maml_rl.training import baseline_runs
+from maml_rl.training.baseline_runs import baseline_config, make_policy_baseline, train_ppo
 
 SIZES: dict[str, Any] = {
     "num_iterations": 2,
