@@ -106,6 +106,7 @@ def evaluate_with(
         )
         | actions_played(deterministic, deterministic_adaptation),
         rewards=mean_rewards(stages, len(tasks)) if has_changes else None,
+        lasting=lasting_shares(stages, len(tasks)) if has_changes else None,
     )
 
 
@@ -122,6 +123,16 @@ def mean_rewards(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
         is_valid = (~stage.discarded).reshape(num_tasks, -1, 1)
         means.append((rewards * is_valid).sum(1) / is_valid.sum(1))
     return torch.stack(means).cpu().numpy()
+
+
+def lasting_shares(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
+    """Return :attr:`Evaluation.lasting`; the arguments are those of :func:`mean_rewards`."""
+    shares = []
+    for stage in stages:
+        lasts = stage.mask[..., -1].reshape(num_tasks, -1)
+        is_valid = (~stage.discarded).reshape(num_tasks, -1)
+        shares.append((lasts * is_valid).sum(1) / is_valid.sum(1))
+    return torch.stack(shares).cpu().numpy()
 
 
 def _measured_stages(

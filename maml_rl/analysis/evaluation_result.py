@@ -28,6 +28,8 @@ class Evaluation:
         rewards: (K + 1, N, H): mean reward of each control step over the episodes of a task, 0
             after the end of an episode; NaN like ``returns``. Only if the dynamics of a task change
             in the middle of an episode, else ``None``.
+        lasting: (K + 1, N): share of the episodes of a task that last until the horizon; NaN and
+            ``None`` like ``rewards``.
     """
 
     tasks: Sequence[Task]
@@ -35,6 +37,7 @@ class Evaluation:
     success: np.ndarray
     description: dict[str, Any]
     rewards: np.ndarray | None = None
+    lasting: np.ndarray | None = None
 
     def __repr__(self) -> str:
         num_tasks, num_episodes = self.returns.shape[1:]

@@ -153,10 +153,12 @@ class Response(NamedTuple):
         after: in the first ``WINDOW`` control steps with the changed dynamics.
         end: in the last ``WINDOW`` control steps of the episode.
         num_recovered: number of tasks whose own reward (mean over episodes and runs) drops neither
-            right after the change nor by the end, or drops right after it and comes back.
+            right after the change nor by the end, or drops right after it and comes back; none of
+            those in which half of the episodes or more end before the horizon.
         recovery: control steps until the running mean of ``WINDOW`` steps has come back
             ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
             is never below ``before``, NaN if it does not come back within the episode.
+        lasts: whether more than half of the episodes last until the horizon.
     """
 
     steps: np.ndarray
@@ -167,15 +169,17 @@ class Response(NamedTuple):
     end: float
     num_recovered: int
     recovery: float
+    lasts: bool
 
 
-def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
+def response(rewards: np.ndarray, change_steps: np.ndarray, lasting: np.ndarray) -> Response | None:
     """Return the mean reward around the change of each task, aligned at the change.
 
     Args:
         rewards: (N, H), mean reward of each control step in each task. A task that is NaN is
             excluded.
         change_steps: (N,), first control step with the changed dynamics, from 1 to H − 1.
+        lasting: (N,), share of the episodes of each task that last until the horizon.
 
     Returns:
         The mean over tasks, at those distances from the change that all episodes include; ``None``
@@ -185,6 +189,7 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
     if not is_valid.any():
         return None
     rewards, change_steps = rewards[is_valid].astype(np.float64), change_steps[is_valid]
+    lasting = lasting[is_valid]
     steps = np.arange(-change_steps.min(), rewards.shape[1] - change_steps.max())
     aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)
     mean = aligned.mean(axis=0)
@@ -196,6 +201,8 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
         else not _drops(windows[0], windows[2])
         for row, step, windows in zip(rewards, change_steps, of_tasks, strict=True)
     ]
+    # An episode that has ended has the reward 0, which may be higher than that before the change.
+    lasts = lasting > 0.5
     return Response(
         steps=steps,
         rewards=mean,
@@ -203,8 +210,9 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
         before=before,
         after=after,
         end=end,
-        num_recovered=int(sum(has_recovered)),
+        num_recovered=int((lasts & has_recovered).sum()),
         recovery=_recovery(mean[steps >= 0], before),
+        lasts=bool(lasting.mean() > 0.5),
     )
 
 
@@ -237,11 +245,14 @@ def _drops(before: float, after: float) -> bool:
 def recovery_text(value: Response) -> str:
     """Return the control steps to recover, or a text.
 
+    - If half of the episodes or more end before the horizon: ``"not in the episode"``.
     - If the reward right after the change is lower by more than ``SMALL_DROP`` of that before it:
       the control steps, or ``"not in the episode"``.
     - If not, but the reward at the end is: ``"drops later"``.
     - If neither is: ``"no drop"``.
     """
+    if not value.lasts:
+        return "not in the episode"
     if not _drops(value.before, value.after):
         return "drops later" if _drops(value.before, value.end) else "no drop"
     return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"

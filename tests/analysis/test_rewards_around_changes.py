@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from helpers.synthetic import make_episodes, make_policy, make_theta
 
 import maml_rl
 from maml_rl.analysis.comparison.saved_evaluations import read_evaluation, write_evaluation
-from maml_rl.analysis.evaluation import evaluate, mean_rewards
+from maml_rl.analysis.evaluation import evaluate, lasting_shares, mean_rewards
 from maml_rl.analysis.recording import adapted_agents, play_episode
 from maml_rl.analysis.statistics import mean_of_valid, recovery_text, response
 from maml_rl.cli import main
@@ -31,7 +32,7 @@ def test_windows_around_the_change_of_each_task() -> None:
     rewards[0, :20], rewards[0, 20:] = 2.0, 1.0
     rewards[1, :5], rewards[1, 5:] = 4.0, -1.0
     rewards[2] = np.nan  # a failed task
-    result = response(rewards, np.array([20, 5, 7]))
+    result = response(rewards, np.array([20, 5, 7]), np.ones(3))
     assert result is not None
     assert result.num_tasks == 2
     assert result.steps.tolist() == list(range(-5, 20))
@@ -39,7 +40,7 @@ def test_windows_around_the_change_of_each_task() -> None:
     assert (result.before, result.after, result.end) == (3.0, 0.0, 0.0)
     assert np.isnan(result.recovery)
     assert result.num_recovered == 0
-    assert response(rewards[2:], np.array([7])) is None
+    assert response(rewards[2:], np.array([7]), np.ones(1)) is None
 
 
 def test_the_tasks_that_recover_are_counted() -> None:
@@ -48,7 +49,7 @@ def test_the_tasks_that_recover_are_counted() -> None:
     late[12:37] = 0.0  # back only at the end
     gone[12:] = 0.0
     none[12:] = 0.95  # a small drop
-    result = response(np.stack([back, late, gone, none]), np.full(4, 12))
+    result = response(np.stack([back, late, gone, none]), np.full(4, 12), np.ones(4))
     assert result is not None
     assert (result.num_recovered, result.num_tasks) == (2, 4)
 
@@ -69,9 +70,46 @@ def test_the_tasks_that_recover_are_counted() -> None:
 )
 def test_control_steps_to_recover(after: list[float], recovery: float) -> None:
     rewards = np.array([[1.0] * 12 + after])
-    result = response(rewards, np.array([12]))
+    result = response(rewards, np.array([12]), np.ones(1))
     assert result is not None
     np.testing.assert_equal(result.recovery, recovery)
+
+
+def test_what_has_ended_has_not_recovered() -> None:
+    """A robot that has fallen has the reward 0, which is more than its negative rewards before."""
+    fallen, walks, falls_at_once = -np.ones((3, 42))
+    fallen[12:22], fallen[22:] = -2.0, 0.0
+    walks[12:22] = -2.0
+    falls_at_once[:] = 0.0
+    steps = np.full(3, 12)
+    rewards = np.stack([fallen, walks, falls_at_once])
+    result = response(rewards, steps, np.array([0.5, 0.6, 0.0]))
+    assert result is not None
+    assert (result.num_recovered, result.num_tasks) == (1, 3)
+    assert recovery_text(result) == "not in the episode"
+    # If they all lasted, they would have recovered.
+    result = response(rewards, steps, np.ones(3))
+    assert result is not None
+    assert result.num_recovered == 3
+    assert recovery_text(result) != "not in the episode"
+
+
+def test_the_share_of_episodes_that_last_until_the_horizon() -> None:
+    policy = make_policy()
+    stack = make_stack(make_theta(policy), 4)
+    episodes = make_episodes(policy, stack, seed=0, num_episodes=3, horizon=5)
+    lengths = torch.tensor([[5, 2, 5], [5, 5, 1], [1, 2, 3], [5, 4, 4]])
+    episodes = dataclasses.replace(
+        episodes,
+        mask=(torch.arange(5) < lengths[..., None]).to(episodes.mask),
+        cause=torch.zeros_like(episodes.cause),
+    )
+    (shares,) = lasting_shares([episodes], 2)
+    assert shares.tolist() == pytest.approx([4 / 6, 1 / 6])
+    # Discarded episodes do not count.
+    without = episodes.without(torch.tensor([False, True, False, False]))
+    (shares,) = lasting_shares([without], 2)
+    assert shares.tolist() == pytest.approx([2 / 3, 1 / 6])
 
 
 def test_mean_rewards_exclude_discarded_episodes_and_count_ended_ones_as_zero() -> None:
@@ -124,7 +162,7 @@ def test_only_families_have_changes() -> None:
     ],
 )
 def test_a_drop_is_reported_if_it_is_clear(before: float, after: list[float], text: str) -> None:
-    result = response(np.array([[before] * 12 + after]), np.array([12]))
+    result = response(np.array([[before] * 12 + after]), np.array([12]), np.ones(1))
     assert result is not None
     assert recovery_text(result) == text
 

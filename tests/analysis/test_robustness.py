@@ -312,6 +312,7 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
                 one,
                 tasks=tasks,
                 rewards=np.concatenate([np.full((2, 5, 12), i), np.zeros((2, 5, 12))], axis=2),
+                lasting=np.ones((2, 5)),
                 description={**one.description, "env": "HalfCheetahDir", "horizon": 24},
             )
             for i, one in enumerate(plain.evaluations, 1)

@@ -140,13 +140,14 @@ class Entry:
         Rewards are means over runs.
         """
         curves = [one.rewards for one in self.evaluations if one.rewards is not None]
+        shares = [one.lasting for one in self.evaluations if one.lasting is not None]
         if len(curves) < len(self.evaluations):
             return {}
-        rewards = np.mean(curves, axis=0)
+        rewards, lasting = np.mean(curves, axis=0), np.mean(shares, axis=0)
         responses = {}
         for k, change_steps in self.evaluations[0].changes.items():
-            tasks = list(change_steps)
-            value = response(rewards[k, tasks], np.array(list(change_steps.values())))
+            tasks, steps = list(change_steps), np.array(list(change_steps.values()))
+            value = response(rewards[k, tasks], steps, lasting[k, tasks])
             if value is not None:
                 responses[k] = value
         return responses
@@ -242,7 +243,7 @@ def change_note() -> str:
         f"it is lower by at most {100 * SMALL_DROP:.0f} %, right after the change and at the end; "
         "drops later: at the end it is lower by more; in brackets: 95 % interval, over tasks for "
         "one run, else over runs; tasks that recover: those whose own mean reward does, or does "
-        "not drop"
+        "not drop; if half of the episodes or more end before the horizon, nothing recovers"
     )
 
 

@@ -118,8 +118,9 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
         "success": evaluation.success.tolist(),
         "description": evaluation.description,
     }
-    if evaluation.rewards is not None:
+    if evaluation.rewards is not None and evaluation.lasting is not None:
         content["rewards"] = evaluation.rewards.tolist()
+        content["lasting"] = evaluation.lasting.tolist()
     with unwritable_refused(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(content))
@@ -157,10 +158,10 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
     shape = (arguments["num_steps"] + 1, num_tasks, num_episodes)
     returns = _parse_array(content, "returns", shape)
     success = _parse_array(content, "success", shape)
-    rewards = None
+    rewards, lasting = None, None
     if "rewards" in content:
-        sizes = (*shape[:2], agent.config.horizon)
-        rewards = _parse_array(content, "rewards", sizes)
+        rewards = _parse_array(content, "rewards", (*shape[:2], agent.config.horizon))
+        lasting = _parse_array(content, "lasting", shape[:2])
     # Description.
     expected = {
         "num_tasks": num_tasks,
@@ -192,6 +193,7 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
         success=success,
         description=description | origin_of(agent),
         rewards=rewards,
+        lasting=lasting,
     )
 
 

@@ -204,7 +204,7 @@ def _change_values(entry: Entry, k: int, value: Response) -> dict[str, Any]:
             "reward_at_end": end,
         },
         "interval_over": entry.over,
-        "control_steps_to_recover": value.recovery,
+        "control_steps_to_recover": value.recovery if value.lasts else None,
         "num_recovered_tasks": value.num_recovered,
         "control_steps": value.steps.tolist(),
         "rewards": value.rewards.tolist(),
