@@ -21,7 +21,7 @@ from maml_rl.agents.agent import Agent
 
 
 def play(agent: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Play episodes with sampled actions.
+    """Play episodes with sampled actions. An agent with a memory (RL²) begins each as it is.
 
     Returns:
         Observations, actions, rewards and ends of episodes, with one row for each control step.
@@ -30,10 +30,11 @@ def play(agent: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str, 
     rows = []
     for episode in range(num_episodes):
         observation, _ = env.reset(seed=1000 * seed + episode)
+        memory = reward = None
         ended = False
         while not ended:
             # Sampled, not the most probable: the policy gradient needs exploration.
-            action, _ = agent.predict(observation, rng=rng)
+            action, memory = agent.predict(observation, memory, rng=rng, reward=reward)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
             rows.append((observation, action, reward, ended))
@@ -61,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     # Set a task of the agent's own environment.
     agent = maml_rl.load(args.policy)
-    env = gym.make(maml_envs.env_id(agent.config.env.name), max_episode_steps=agent.config.horizon)
+    env = gym.make(
+        maml_envs.env_id(agent.config.env.name),
+        max_episode_steps=agent.config.horizon,
+        **agent.config.env.kwargs,
+    )
     task = dict(part.split("=") for part in args.task.split(","))
     env.unwrapped.set_task({name: float(value) for name, value in task.items()})
 

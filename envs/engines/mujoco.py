@@ -219,7 +219,17 @@ class MujocoRobot:
     def batch_engine(
         self, num_sims: int, num_threads: int, derived: Sequence[str]
     ) -> MujocoBatchEngine:
-        """Create an engine of many simulations on MuJoCo's thread pool."""
+        """Create an engine of many simulations on MuJoCo's thread pool.
+
+        Args:
+            num_sims: number of simulations.
+            num_threads: threads of the simulator.
+            derived: names of ``DERIVED_FIELDS`` to add to its state.
+
+        Raises:
+            ValueError: if a field is not a derived one.
+        """
+        _check_derived(derived)
         return MujocoBatchEngine(self.model, self.frame_skip, num_sims, num_threads, derived)
 
     def device_engine(
@@ -233,8 +243,9 @@ class MujocoRobot:
             derived: names of ``DERIVED_FIELDS`` to add to its state.
 
         Raises:
-            ValueError: if MuJoCo Warp is not installed.
+            ValueError: if MuJoCo Warp is not installed, or a field is not a derived one.
         """
+        _check_derived(derived)
         try:
             from maml_envs.engines.warp import WarpEngine
         except ModuleNotFoundError as error:
@@ -257,8 +268,10 @@ class MujocoRobot:
             render_options: options of Gymnasium's renderer.
 
         Raises:
-            ValueError: if the model has no camera ``camera_name`` of the options.
+            ValueError: if the model has no camera ``camera_name`` of the options, or a field is not
+                a derived one.
         """
+        _check_derived(derived)
         has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
         if "camera_name" in render_options:
             check_camera(self.model, render_options["camera_name"], str(self.model_file))
@@ -273,6 +286,13 @@ class MujocoRobot:
             render_mode=render_mode,
             render_options=render_options,
         )
+
+
+def _check_derived(derived: Sequence[str]) -> None:
+    """Refuse fields that the engines do not compute alike, such as sensor data."""
+    for name in derived:
+        if name not in DERIVED_FIELDS:
+            raise ValueError(f"derived_fields has {name!r}; valid are {', '.join(DERIVED_FIELDS)}")
 
 
 @functools.cache

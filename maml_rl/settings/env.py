@@ -198,9 +198,9 @@ def _import_module_of(name: str, kind: str) -> ModuleType:
         reason = f" ({in_one_line(error)})"
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             reason = (
-                f" ({error}): searched the current folder and the installed packages. Run in the "
-                f"folder that contains {package}.py, add that folder to PYTHONPATH, or install the "
-                "package"
+                f" ({error}). A command searches the current folder, a script its own folder: run "
+                f"the command where {package}.py is, put {package}.py beside the script, add its "
+                "folder to PYTHONPATH, or install the package"
             )
         raise UserError(f"{kind} {name!r}: module {module!r} cannot be imported{reason}") from error
 

@@ -189,12 +189,31 @@ def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("policy", "task", "num_episodes", "low", "high"),
+    [
+        ("HalfCheetahDir", "direction=-1", 10, 100, 200),
+        ("HalfCheetahVel-pearl", "goal_velocity=1", 2, -100, -60),
+        # It adapts in each first episode, too.
+        ("HalfCheetahVel-rl2", "goal_velocity=1", 2, 0, -30),
+    ],
+)
+def test_adapt_from_log(
+    policy: str,
+    task: str,
+    num_episodes: int,
+    low: float,
+    high: float,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     load_script("examples/adapt_from_log.py").main(
-        ["--num_episodes", "10", "--log", str(tmp_path / "log.npz")]
+        [f"--policy={policy}", f"--task={task}", f"--num_episodes={num_episodes}"]
+        + [f"--log={tmp_path / 'log.npz'}"]
     )
     before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
-    assert before < 100 < 200 < after
+    assert before < low
+    assert high < after
 
 
 @pytest.mark.thorough

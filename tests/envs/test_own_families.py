@@ -188,6 +188,15 @@ def test_errors_name_functions_with_a_wrong_result(member: str, result: Any, mes
         maml_envs.FamilyVectorEnv(wrong(), 3)
 
 
+@pytest.mark.parametrize("make", [maml_envs.FamilyEnv, lambda f: maml_envs.FamilyVectorEnv(f, 3)])
+def test_fields_that_the_engines_do_not_compute_are_refused(make: Any) -> None:
+    wrong = dataclass(frozen=True, kw_only=True)(
+        type("Wrong", (Trotter,), {"derived_fields": ("xpos", "sensordata")})
+    )
+    with pytest.raises(ValueError, match="derived_fields has 'sensordata'; valid are xpos, xmat"):
+        make(wrong())
+
+
 MODEL = """
 <mujoco>
   <worldbody>

@@ -201,9 +201,9 @@ def test_module_is_imported_first(module: str) -> None:
             r"'no_such_module_anywhere:Env-v0'.*'no_such_module_anywhere' cannot be",
         ),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
-        ("no_such_module:Env-v0", "searched the current folder"),
-        ("no_such_module:Env-v0", r"imported \(No module named 'no_such_module'\): searched"),
-        ("no_such_module:Env-v0", r"contains no_such_module\.py, .*PYTHONPATH, or install"),
+        ("no_such_module:Env-v0", "A command searches the current folder"),
+        ("no_such_module:Env-v0", r"imported \(No module named 'no_such_module'\)\. A command"),
+        ("no_such_module:Env-v0", r"where no_such_module\.py is, .*PYTHONPATH, or install"),
     ],
 )
 def test_unknown_environments_are_named(name: str, named: str) -> None:
