@@ -46,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             _, _, module, *arguments = shlex.split(command)
             name = module.removeprefix("maml_rl.")
             small = [*TINY, *QUIET] if name == "train" else SHORT
+            if "rl2" in arguments:
+                small = [*small, "--learner.num_minibatches", "2"]
             assert main([name, *arguments, *small]) == 0
         yield folder
     sys.modules.pop("my_package", None)
@@ -62,17 +64,15 @@ def test_commands(folder: Path) -> None:
         for path in (folder / "runs").iterdir()
         if (path / "checkpoints" / "000001").is_dir()
     }
-    assert runs == {"cartpole", "mine", "pendulum", "planets"}
+    assert runs == {"cartpole", "mine", "pendulum", "planets", "rl2"}
 
 
 def test_python(folder: Path) -> None:
     names: dict[str, object] = {"gymnasium": gym}
     exec(_blocks("python")[1], names)
     assert names["env"].action_space.contains(names["action"])  # type: ignore[attr-defined]
-    with pytest.MonkeyPatch.context() as patch:  # runs/mine has no memory; this one has
-        patch.setattr(maml_rl, "load", lambda run, load=maml_rl.load: load("HalfCheetahVel-rl2"))
-        with_memory = {"maml_rl": maml_rl, "env": gym.make("maml_rl/HalfCheetahVel-v0")}
-        exec(_blocks("python")[3], with_memory)
+    with_memory = {"maml_rl": maml_rl, "env": names["env"]}
+    exec(_blocks("python")[3], with_memory)
     film = "import gymnasium, maml_rl\n" + _blocks("python")[2]
     without_display = {"MUJOCO_GL": "egl", **os.environ}
     subprocess.run([sys.executable, "-c", film], cwd=folder, env=without_display, check=True)

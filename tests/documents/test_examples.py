@@ -207,9 +207,9 @@ def test_adapt_from_log(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    flags = {"policy": policy, "task": task, "num_episodes": num_episodes}
     load_script("examples/adapt_from_log.py").main(
-        [f"--policy={policy}", f"--task={task}", f"--num_episodes={num_episodes}"]
-        + [f"--log={tmp_path / 'log.npz'}"]
+        [f"--{name}={value}" for name, value in (flags | {"log": tmp_path / "log.npz"}).items()]
     )
     before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
     assert before < low

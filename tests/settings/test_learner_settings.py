@@ -467,7 +467,10 @@ def test_a_class_that_is_not_a_learner_is_refused(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "No module named 'no_such'.*A command searches the current folder, a script its own"),
+        (
+            None,
+            "No module named 'no_such'.*A command searches the current folder, a script its own",
+        ),
         ("import absent", "No module named 'absent'.*no_such.py, line 1"),
         ("1 / 0", "ZeroDivisionError.*no_such.py, line 1"),
         ("raise SystemExit(3)", "SystemExit: 3"),
