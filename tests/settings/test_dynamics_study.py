@@ -166,6 +166,9 @@ def test_an_actuator_fails_in_mid_episode():
     env = study(horizon=50).env_at(failures[0].dynamics, observe_task=False)
     assert env.kwargs["dynamics"] == {"body_mass": 1, "action_delay": 0, **fails}
     assert len(study(horizon=1).failures()) == 2
+    # Another failure would enable the actuator that the task disables.
+    assert study(env="CrippledHalfCheetah").failures() == []
+    assert len(study(env="CrippledAnt").failures()) == 4
     assert len(study(horizon=1, flags=DELAY).failures()) == 1
 
 

@@ -69,9 +69,15 @@ class FamilyDynamics:
 
     @property
     def last_actuator(self) -> int | None:
-        """Index of the last actuator that may fail; ``None`` if there are none."""
-        actuators = self._all_parameters.get("disabled_actuator")
-        return None if actuators is None else int(actuators.high)
+        """Index of the last actuator that may fail; ``None`` if there are none.
+
+        There are none in a family whose tasks disable one: a failure would enable it again.
+        """
+        name = "disabled_actuator"
+        family: Any = family_of(self.varied.name)
+        if name in family.task_units or name not in self._all_parameters:
+            return None
+        return int(self._all_parameters[name].high)
 
     @property
     def _all_parameters(self) -> Mapping[str, Parameter]:
