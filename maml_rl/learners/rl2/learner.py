@@ -1,7 +1,7 @@
 """RL² as a learner, and one iteration of its training (Duan et al. 2016, Wang et al. 2016).
 
-Deviation: trained by PPO, and policy and value network also read the observation beside the memory.
-docs/algorithms.md says why.
+Deviation: trained by PPO, because several passes over each trial need fewer control steps. Policy
+and value network also read the observation, because the memory need not carry it then.
 """
 
 from __future__ import annotations
