@@ -548,10 +548,11 @@ def test_an_environment_whose_library_is_missing_is_refused(refused, monkeypatch
 
 
 def test_an_environment_whose_module_fails_is_refused_with_the_place(
-    refused, monkeypatch, tmp_path
+    refused, monkeypatch, tmp_path_factory
 ):
-    (tmp_path / "two_lines.py").write_text("raise RuntimeError('first line\\nsecond line')\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path_factory.mktemp("modules")  # Python may write bytecode there
+    (folder / "two_lines.py").write_text("raise RuntimeError('first line\\nsecond line')\n")
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setitem(
         gym.registry, "TwoLines-v0", gym.envs.registration.EnvSpec("TwoLines-v0", "two_lines:Env")
     )
