@@ -195,6 +195,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/recurrent/sequence.py", "torch.ones_like(values) if across else 1 - sequence.ends", "1 - sequence.ends", "credit never crosses an episode's end"),
     Mutant("maml_rl/learners/recurrent/sequence.py", "torch.ones_like(values) if across else 1 - sequence.ends", "torch.ones_like(values)", "credit always crosses an episode's end"),
     Mutant("maml_rl/learners/recurrent/sequence.py", "future * next_value - values", "discount * next_value - values", "the value of the next episode counted"),
+    Mutant("maml_rl/learners/recurrent/sequence.py", "sequence.times.diff().clamp(min=1)", "1", "an episode that ends early brings the next one sooner"),
     Mutant("maml_rl/learners/recurrent/sequence.py", "gae_lambda * future * next_advantage", "future * next_advantage", "advantages without lambda"),
     Mutant("maml_rl/learners/recurrent/sequence.py", " * sequence.mask[:, t]", "", "advantages of padding"),
     Mutant("maml_rl/policies/recurrent/gru.py", "torch.lerp(n, h, z[t], out", "torch.lerp(h, n, z[t], out", "update gate of the GRU reversed"),

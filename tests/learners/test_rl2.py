@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.recurrent import (
     HORIZON,
+    LENGTHS,
     VARIANTS,
     along_trials,
     make_batch,
@@ -194,16 +195,18 @@ def make_learner(policy: RecurrentPolicy) -> RL2:
 
 
 def test_advantages_equal_an_example_by_hand() -> None:
-    """γ = 1/2, λ = 1/2; one trial of 1 + 2 steps and padding."""
+    """γ = 1/2, λ = 1/2; one trial of 1 + 2 steps and padding, with a horizon of 2."""
     sequence = make_sequence(make_policy())._replace(
         rewards=torch.tensor([[1.0, 2.0, 4.0, 99.0]]),
         mask=torch.tensor([[1.0, 1.0, 1.0, 0.0]]),
         ends=torch.tensor([[1.0, 0.0, 1.0, 0.0]]),
+        times=torch.tensor([[0.0, 2.0, 3.0, 1.0]]),
     )
     values = torch.tensor([[8.0, 4.0, 2.0, 99.0]])
-    # δ = 1 + 2 − 8, 2 + 1 − 4, 4 + 0 − 2 = −5, −1, 2; γλ = 1/4.
+    # The first episode ends one step before the horizon: γ² = 1/4 there.
+    # δ = 1 + 1 − 8, 2 + 1 − 4, 4 + 0 − 2 = −6, −1, 2; γ²λ = 1/8, γλ = 1/4.
     across = trial_advantages(sequence, values, 0.5, 0.5, across=True)
-    assert across.tolist() == [[-5 + (-1 + 2 / 4) / 4, -1 + 2 / 4, 2, 0]]
+    assert across.tolist() == [[-6 + (-1 + 2 / 4) / 8, -1 + 2 / 4, 2, 0]]
     # δ₀ = 1 + 0 − 8.
     within = trial_advantages(sequence, values, 0.5, 0.5, across=False)
     assert within.tolist() == [[-7, -1 + 2 / 4, 2, 0]]
@@ -211,22 +214,28 @@ def test_advantages_equal_an_example_by_hand() -> None:
 
 @pytest.mark.parametrize("across", [True, False])
 def test_advantages_equal_the_direct_sum(across: bool) -> None:
-    """Â_t = Σ_k (γλ)^k δ_{t+k}, over the rest of the trial or of the episode."""
+    """Â_t = Σ_k λ^(k−t) γ^(τ_k−τ_t) δ_k, over the rest of the trial or of the episode.
+
+    τ is the time if every episode takes its whole horizon.
+    """
     gamma, lam = 0.9, 0.8
     sequence = make_sequence(make_policy(), garbage=50.0)
     values = torch.from_numpy(np.random.default_rng(2).standard_normal(sequence.mask.shape))
     advantages = trial_advantages(sequence, values, gamma, lam, across)
     for i, mask in enumerate(sequence.mask):
         length = int(mask.sum())
+        times = [HORIZON * number + t for number in (0, 1) for t in range(LENGTHS[number][i][0])]
         deltas = []
         for t in range(length):
             stops = t == length - 1 or (not across and sequence.ends[i, t] > 0)
             following = 0.0 if stops else float(values[i, t + 1])
-            deltas.append(float(sequence.rewards[i, t]) + gamma * following - float(values[i, t]))
+            until = 0 if stops else times[t + 1] - times[t]
+            value = float(values[i, t])
+            deltas.append(float(sequence.rewards[i, t]) + gamma**until * following - value)
         for t in range(length):
             expected = 0.0
             for k in range(t, length):
-                expected += (gamma * lam) ** (k - t) * deltas[k]
+                expected += lam ** (k - t) * gamma ** (times[k] - times[t]) * deltas[k]
                 if not across and sequence.ends[i, k] > 0:
                     break
             assert float(advantages[i, t]) == pytest.approx(expected, rel=1e-12)

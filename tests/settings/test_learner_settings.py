@@ -504,13 +504,14 @@ def test_a_learner_has_a_preset_of_its_own_for_some_families() -> None:
 
 
 def test_other_families_have_mamls_preset_without_its_settings() -> None:
-    maml, rl2 = (load_config(env="Walker2dDir", learner=name) for name in ("maml", "rl2"))
-    assert rl2.policy == maml.policy != Config.policy
+    names = ("maml", "rl2", "joint")
+    maml, rl2, joint = (load_config(env="Walker2dDir", learner=name) for name in names)
+    assert joint.policy == maml.policy != Config.policy
     assert (rl2.env, rl2.horizon) == (maml.env, maml.horizon)
     assert (rl2.inner, rl2.outer, rl2.baseline) == (Config.inner, Config.outer, Config.baseline)
     # But a learner may have defaults of its own.
-    shared = {name: to_mapping(maml)[name] for name in ("env", "policy")}
-    assert rl2 == load_config("rl2/default", **shared)
+    assert rl2.policy == dataclasses.replace(maml.policy, action_scale=0.5) != maml.policy
+    assert rl2 == load_config("rl2/default", env=to_mapping(maml)["env"])
 
 
 @pytest.mark.parametrize("learner", ["maml", "joint", BANDIT])

@@ -30,6 +30,8 @@ class TrialSequence(NamedTuple):
     """(N, L): 1 for a step, 0 for padding."""
     ends: Tensor
     """(N, L): 1 if the step is the last one of an episode."""
+    times: Tensor
+    """(N, L): time of the step in the trial, if every episode took its whole horizon."""
     last: Tensor
     """What came before the step after the last one, (N, A + 2)."""
 
@@ -75,6 +77,7 @@ def trial_sequence(
         rewards=rewards,
         mask=mask,
         ends=ends,
+        times=order.to(mask),
         last=last,
     )
 
@@ -86,6 +89,10 @@ def trial_advantages(
 
     Â_t = δ_t + γ λ Â_{t+1} with δ_t = r_t + γ V_{t+1} − V_t. After the last step of the trial,
     value and advantage are zero.
+
+    Deviation: after an episode that ended k steps before the horizon, γ is γ^{1+k}, as if the next
+    one began at the horizon. Otherwise it would come sooner, and a robot that falls would lose
+    little.
 
     Args:
         sequence: N trials.
@@ -99,11 +106,13 @@ def trial_advantages(
         (N, L), zero in the padding.
     """
     values = values * sequence.mask
-    continues = torch.ones_like(values) if across else 1 - sequence.ends
+    # γ to the power of the time until the next step; 0 where credit ends.
+    discounts = torch.ones_like(values) if across else 1 - sequence.ends
+    discounts[:, :-1] *= discount ** sequence.times.diff().clamp(min=1)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        future = discount * continues[:, t]
+        future = discounts[:, t]
         delta = sequence.rewards[:, t] + future * next_value - values[:, t]
         next_advantage = (delta + gae_lambda * future * next_advantage) * sequence.mask[:, t]
         next_value = values[:, t]
