@@ -99,6 +99,14 @@ def test_the_table_of_methods():
     assert ours[9] == "-3.0 [-3.0, -3.0]"
 
 
+def test_a_point_is_inside_if_all_quantities_are():
+    """If training had no nominal delay, no point of the sweep of masses was in training."""
+    result = dataclasses.replace(robustness(), trained={"mass": (0.5, 2.0), "delay": (1.0, 2.0)})
+    assert [entry.swept for entry in result.swept("ours", "inside")] == [{"delay": 2.0}]
+    outside = [entry.swept for entry in result.swept("ours", "outside")]
+    assert outside == [{"mass": mass} for mass in MASSES]
+
+
 def test_the_table_of_two_quantities():
     assert tables.pairs(robustness()) == []
     entries = [entry("oracle", [200.0], {}), entry("ours", [90.0, 110.0], {})]

@@ -19,7 +19,7 @@ from maml_rl.analysis.statistics import (
 )
 
 Region = Literal["inside", "outside"]
-"""Where the swept quantity of a point is: inside its range in training, or outside."""
+"""Where a point of a sweep is: inside the ranges of training, with all quantities, or outside."""
 REGIONS: tuple[Region, ...] = ("inside", "outside")
 
 
@@ -82,17 +82,19 @@ class Robustness:
         """
         entries = []
         has_nominal = False
-        for name, (low, high) in self.trained.items():
+        for name in self.trained:
             for entry in self.along(label, name):
-                value = entry.swept[name]
-                is_nominal = value == self.nominal[name]
-                if (low <= value <= high) != (where == "inside"):
-                    continue
-                if is_nominal and has_nominal:
+                is_nominal = entry.swept[name] == self.nominal[name]
+                if self._is_inside(entry) != (where == "inside") or (is_nominal and has_nominal):
                     continue
                 entries.append(entry)
                 has_nominal |= is_nominal
         return entries
+
+    def _is_inside(self, entry: Entry) -> bool:
+        """Whether all quantities at a point are inside their ranges in training."""
+        values = {**self.nominal, **entry.swept}
+        return all(low <= values[name] <= high for name, (low, high) in self.trained.items())
 
     def area(self, label: str, name: str) -> float:
         """Return the area under the curve of return against a quantity, divided by its width.
