@@ -379,6 +379,10 @@ def test_exploration_credit_is_added_to_surrogate_and_gradient() -> None:
     [
         ({"test_step_sizes": (0.1, 0.0)}, "test_step_sizes"),
         ({"exploration_credit": -1.0}, "exploration_credit"),
+        (
+            {"exploration_credit": 1.0, "num_steps": 0},
+            "num_steps must be at least 1 with inner.exp",
+        ),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:

@@ -32,6 +32,7 @@ from maml_rl.settings.learners import (
     MAMLConfig,
     OuterConfig,
     PEARLConfig,
+    ProMPConfig,
     ReptileConfig,
     RL2Config,
     TRPOConfig,
@@ -270,6 +271,40 @@ def test_reptile_refuses_credit_for_exploration() -> None:
     message = r"^inner\.exploration_credit must be 0\.0 if outer\.name is reptile, got 1\.0$"
     with pytest.raises(ValueError, match=message):
         Config(outer=ReptileConfig(), inner=InnerConfig(exploration_credit=1.0))
+
+
+def test_credit_for_exploration_needs_several_tasks() -> None:
+    inner = InnerConfig(exploration_credit=1.0)
+    assert Config(inner=inner, meta_batch_size=2).meta_batch_size == 2
+    with pytest.raises(ValueError, match="meta_batch_size must be at least 2 with"):
+        Config(inner=inner, meta_batch_size=1)
+
+
+def test_a_penalty_of_zero_cannot_adapt() -> None:
+    assert ProMPConfig(kl_coefficient=0.0).kl_coefficient == 0
+    with pytest.raises(ValueError, match=r"outer\.kl_coefficient must be above 0 with .*adaptive"):
+        ProMPConfig(kl_coefficient=0.0, adaptive_kl=True)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "num_steps", "said"),
+    [
+        (TRPOConfig(), {}, 0, []),
+        (ProMPConfig(), {}, 1, []),
+        (ProMPConfig(), {}, 0, ["same as --outer ppo"]),
+        (ReptileConfig(), {}, 2, []),
+        (ReptileConfig(), {}, 1, ["fewer than two inner steps"]),
+        (ReptileConfig(), {"learned_step_size": "scalar"}, 3, ["stay at inner.step_size 0.1"]),
+    ],
+)
+def test_an_outer_step_says_which_settings_hardly_work(
+    outer: OuterConfig, inner: dict[str, Any], num_steps: int, said: list[str]
+) -> None:
+    notices = (outer.notice(InnerConfig(**inner), num_steps) or "").splitlines()
+    assert len(notices) == len(said)
+    for notice, part in zip(notices, said, strict=True):
+        assert notice.startswith("notice: ")
+        assert part in notice
 
 
 def test_reptile_leaves_what_it_cannot_learn_to_the_preset() -> None:

@@ -51,7 +51,7 @@ from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
-from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import TASKS_PER_BLOCK
@@ -301,8 +301,7 @@ class MAML(Learner):
                 f"notice: with a lambda of {gae_lambda:g} the latent variable gets credit for the "
                 "beginning of each episode only; --inner.gae_lambda 1 gives it the whole return"
             )
-        if isinstance(self.outer, ReptileConfig):
-            notices.append(self.outer.notice(self.inner.num_steps))
+        notices.append(self.outer.notice(self.inner, self.num_training_stages - 1))
         return "\n".join(notice for notice in notices if notice) or None
 
     def describe(self, state: LearnerState) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class InnerConfig:
     """Step sizes that the outer step learns: none, one, per layer, or per parameter (Meta-SGD)."""
     learned_per_step: bool = False
     """Learned step sizes are separate for each inner step (MAML++); further steps use the last
-    ones."""
+    ones. No effect without learned step sizes."""
     test_step_sizes: tuple[float, ...] = ()
     """Step sizes of steps 1, 2, ... outside training, in place of those of training; the last one
     is repeated."""
@@ -94,6 +94,11 @@ class InnerConfig:
             raise ValueError(
                 "inner.num_steps must be at least 1 with inner.advantage learned or sum, or "
                 "inner.shared_advantage_scale true: they are learned or measured in inner steps"
+            )
+        if self.num_steps == 0 and self.exploration_credit:
+            raise ValueError(
+                "inner.num_steps must be at least 1 with inner.exploration_credit above 0, which "
+                "goes to the episodes before an inner step"
             )
         if self.early_loss_iterations and not self.early_loss_weight:
             raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
@@ -206,6 +211,15 @@ class OuterConfig:
         size = getattr(self, self.SIZE) * self.decay_factor**share
         return dataclasses.replace(self, **{self.SIZE: size})
 
+    def notice(self, inner: InnerConfig, num_inner_steps: int) -> str | None:
+        """Return lines on settings that hardly work with this outer step, or ``None``.
+
+        Args:
+            inner: settings of adaptation.
+            num_inner_steps: adaptation steps in training.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TRPOConfig(OuterConfig):
@@ -273,13 +287,30 @@ class ProMPConfig(PPOConfig):
     adaptive_kl: bool = False
     """Halve or double the weight after each iteration whose inner KL is far from the target."""
     target_kl: float = 0.01
-    """Inner KL divergence that the adaptive weight aims at."""
+    """Inner KL divergence that the adaptive weight aims at. No effect without adaptive_kl."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         **PPOConfig.RANGES,
         "kl_coefficient": Real(0),
         "target_kl": Positive(),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adaptive_kl and self.kl_coefficient == 0:
+            raise ValueError(
+                "outer.kl_coefficient must be above 0 with outer.adaptive_kl true, which doubles "
+                "or halves it"
+            )
+
+    def notice(self, inner: InnerConfig, num_inner_steps: int) -> str | None:
+        """Say that there is nothing to penalise without inner steps."""
+        if num_inner_steps > 0:
+            return None
+        return (
+            "notice: without inner steps in training ProMP has no penalty, and is the same as "
+            "--outer ppo"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,14 +347,20 @@ class ReptileConfig(OuterConfig):
 
     RANGES: ClassVar[Mapping[str, Range]] = {**OuterConfig.RANGES, "step_size": Positive()}
 
-    def notice(self, num_inner_steps: int) -> str | None:
-        """A notice if there are too few inner steps, or ``None``."""
-        if num_inner_steps > 1:
-            return None
-        return (
-            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; to learn "
-            "to adapt it needs several (--inner.num_steps 3)"
-        )
+    def notice(self, inner: InnerConfig, num_inner_steps: int) -> str | None:
+        """Say that there are too few inner steps, and that step sizes are not learned."""
+        notices = []
+        if num_inner_steps < 2:
+            notices.append(
+                "notice: with fewer than two inner steps Reptile trains on all tasks jointly; to "
+                "learn to adapt it needs several (--inner.num_steps 3)"
+            )
+        if inner.learned_step_size != "none":
+            notices.append(
+                f"notice: Reptile does not learn step sizes: all stay at inner.step_size "
+                f"{inner.step_size:g} (--inner.learned_step_size none says so)"
+            )
+        return "\n".join(notices) or None
 
 
 OUTER_CONFIGS: dict[str, type[OuterConfig]] = {
@@ -344,8 +381,13 @@ class MAMLConfig(LearnerConfig):
     ON_DEVICE: ClassVar[bool] = True
 
     def check(self, config: Any) -> None:
-        """Refuse what the outer step cannot learn."""
+        """Refuse what the outer step cannot learn, and E-MAML's credit for a single task."""
         check_required(config, config.outer.REQUIRED, f"outer.name is {config.outer.name}")
+        if config.inner.exploration_credit and config.meta_batch_size == 1:
+            raise ValueError(
+                "meta_batch_size must be at least 2 with inner.exploration_credit above 0, which "
+                "compares the returns of tasks"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
