@@ -53,15 +53,15 @@ def test_every_outer_step_and_its_settings_are_listed() -> None:
 
 def test_table_of_errors() -> None:
     rows = re.findall(
-        r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        r"^\| ([\d.]+) \| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
         DOCUMENT,
         flags=re.MULTILINE,
     )
-    assert [row[0] for row in rows] == ["1", "2", "3"]
-    for horizon, log_prob, likelihood_ratio, dice, first_order in rows:
+    assert [row[:2] for row in rows] == [(a, h) for a in ("0.1", "0.8") for h in "123"]
+    for alpha, horizon, log_prob, likelihood_ratio, dice, first_order in rows:
         names = ("log_prob", "likelihood_ratio", "dice")
-        errors = [error(name, int(horizon)) for name in names]
-        errors.append(error("dice", int(horizon), first_order=True))
+        errors = [error(name, int(horizon), float(alpha)) for name in names]
+        errors.append(error("dice", int(horizon), float(alpha), first_order=True))
         in_table = [float(log_prob), float(likelihood_ratio), float(dice), float(first_order)]
         assert errors == pytest.approx(in_table, rel=0.02, abs=1e-6)
 

@@ -29,9 +29,6 @@ REWARD = torch.from_numpy(RNG.standard_normal((2, 2)))  # (state, action)
 START = torch.tensor([0.6, 0.4], dtype=torch.float64)
 
 
-ALPHA = 0.8  # inner step size
-
-
 def make_tabular_policy() -> MLPPolicy:
     """A policy with one logit per state and action."""
     policy = MLPPolicy(
@@ -64,18 +61,19 @@ def expected_return(theta: dict[str, Tensor], horizon: int) -> Tensor:
     return START @ values(theta, horizon)[0]
 
 
-def true_adaptation(theta: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
+def true_adaptation(theta: dict[str, Tensor], horizon: int, alpha: float) -> dict[str, Tensor]:
     """theta after one exact gradient step on the expected return."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
     gradients = torch.autograd.grad(expected_return(leaves, horizon), list(leaves.values()))
-    return {name: theta[name] + ALPHA * g for name, g in zip(theta, gradients, strict=True)}
+    return {name: theta[name] + alpha * g for name, g in zip(theta, gradients, strict=True)}
 
 
-def true_meta_gradient(theta: dict[str, Tensor], horizon: int) -> Tensor:
+def true_meta_gradient(theta: dict[str, Tensor], horizon: int, alpha: float) -> Tensor:
     """Finite-difference gradient of the expected return after adaptation."""
 
     def after_adaptation(vector: Tensor) -> float:
-        return float(expected_return(true_adaptation(from_vector(vector, theta), horizon), horizon))
+        adapted = true_adaptation(from_vector(vector, theta), horizon, alpha)
+        return float(expected_return(adapted, horizon))
 
     return finite_difference_gradient(after_adaptation, to_vector(theta))
 
@@ -121,14 +119,19 @@ def every_trajectory(
 
 
 def meta_gradient(
-    surrogate: str, horizon: int, *, first_order: bool = False, with_baseline: bool = True
+    surrogate: str,
+    horizon: int,
+    alpha: float,
+    *,
+    first_order: bool = False,
+    with_baseline: bool = True,
 ) -> Tensor:
     """The package's meta-gradient over all trajectories."""
     policy = make_tabular_policy()
     theta = parameters(policy)
-    inner = InnerConfig(step_size=ALPHA, surrogate=surrogate, first_order=first_order)
+    inner = InnerConfig(step_size=alpha, surrogate=surrogate, first_order=first_order)
     support = every_trajectory(policy, theta, horizon, with_baseline)
-    adapted = true_adaptation(theta, horizon)
+    adapted = true_adaptation(theta, horizon, alpha)
     query = every_trajectory(policy, adapted, horizon, with_baseline)
     stacks = make_stack(theta, 1), make_stack(adapted, 1)
     return MetaObjective(
@@ -136,7 +139,8 @@ def meta_gradient(
     ).surrogate_and_gradient(theta)[1]
 
 
-def error(surrogate: str, horizon: int, **options: bool) -> float:
-    """Relative error of the meta-gradient."""
-    truth = true_meta_gradient(parameters(make_tabular_policy()), horizon)
-    return float((meta_gradient(surrogate, horizon, **options) - truth).norm() / truth.norm())
+def error(surrogate: str, horizon: int, alpha: float = 0.8, **options: bool) -> float:
+    """Relative error of the meta-gradient, with inner step size ``alpha``."""
+    truth = true_meta_gradient(parameters(make_tabular_policy()), horizon, alpha)
+    gradient = meta_gradient(surrogate, horizon, alpha, **options)
+    return float((gradient - truth).norm() / truth.norm())

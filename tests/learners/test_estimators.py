@@ -34,7 +34,7 @@ def test_log_probability_is_biased_and_more_so(horizon: int) -> None:
 
 def test_first_order_is_further_from_the_truth_than_dice_and_shared_by_all_surrogates() -> None:
     gradients = [
-        meta_gradient(name, 3, first_order=True)
+        meta_gradient(name, 3, 0.8, first_order=True)
         for name in ("log_prob", "likelihood_ratio", "dice")
     ]
     for other in gradients[1:]:

@@ -110,8 +110,10 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
     """E-MAML's term Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit of each task, (T,).
 
     The mean is over the support episodes of inner step k. At the sampling parameters the gradient
-    is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5) with two differences: it averages
-    over time steps instead of summing, and R(θ') is the credit of :func:`with_credit`, a constant.
+    is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5).
+
+    Deviations: it averages over time steps instead of summing, and R(θ') is the credit of
+    :func:`with_credit`, a constant.
     """
     credit = adapted.batch.credit
     assert credit is not None, "the batch is not from with_credit"
