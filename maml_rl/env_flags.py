@@ -118,8 +118,7 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """Return the environment of a run, changed by ``flags``.
 
     Raises:
-        UserError: if a flag cannot be set. The message names settings as the user typed them:
-            ``tasks.``, not ``env.``.
+        UserError: if a flag cannot be set.
     """
     from maml_rl.settings.env import is_family
     from maml_rl.settings.parser import with_env_flags
@@ -127,10 +126,7 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     check = _check_family_flag if is_family(config.env.name) else _check_env_flag
     for flag in flags:
         check(config.env, flag.partition("=")[0].removeprefix("--env."))
-    try:
-        return with_env_flags(config, flags).env
-    except UserError as error:
-        raise UserError(str(error).replace('"env.', '"tasks.')) from error
+    return with_env_flags(config, flags).env
 
 
 def _check_family_flag(env: EnvConfig, name: str) -> None:

@@ -280,6 +280,7 @@ def _check_conditions(agent: Agent, conditions: Sequence[Condition]) -> None:
     import numpy as np
 
     from maml_rl.sampling.environments import as_task_vector_env
+    from maml_rl.sampling.task_vector_env import assign_tasks
     from maml_rl.settings.drawn_tasks import with_fixed
 
     envs = [condition.env_of(agent) for condition in conditions]
@@ -290,10 +291,7 @@ def _check_conditions(agent: Agent, conditions: Sequence[Condition]) -> None:
         env.np_random = np.random.default_rng(0)
         (task,) = env.sample_tasks(1)
         for fixed in swept:
-            try:
-                env.set_tasks([with_fixed(task, fixed, envs[0].name)])
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            assign_tasks(env, [with_fixed(task, fixed, envs[0].name)])
 
 
 if __name__ == "__main__":

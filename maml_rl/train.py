@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maml_rl.cli import main, say
+from maml_rl.cli import main, positive, say
 from maml_rl.errors import UserError
-from maml_rl.settings.ranges import MOST_DIGITS
 
 
 def command(argv: list[str]) -> int:
@@ -110,9 +110,10 @@ def _changes_to_resume(rest: list[str]) -> dict[str, int]:
         value, rest = take_option(rest, f"--{name}")
         if value is None:
             continue
-        if not value.isdecimal() or len(value) > MOST_DIGITS or int(value) < 1:
-            raise UserError(f"--{name} must be a positive integer, got {value!r:.100}")
-        changes[name] = int(value)
+        try:
+            changes[name] = positive(value)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--{name}: {error}") from error
     if rest:
         raise UserError(
             f"--resume uses the settings of the run: only --num_iterations and --max_env_steps can "

@@ -15,8 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from maml_rl.agents.sb3_env import TaskVecEnv, check_bounded
-from maml_rl.errors import UserError
 from maml_rl.sampling.environments import as_task_vector_env
+from maml_rl.sampling.task_vector_env import assign_tasks
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -108,10 +108,7 @@ def ppo_learning_curve(
         as_task_vector_env(None, config, num_episodes, horizon) as evaluation,
     ):
         for env in (training, evaluation):
-            try:
-                env.set_tasks([task] * env.num_envs)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+            assign_tasks(env, [task] * env.num_envs)
         training_envs = TaskVecEnv(training, normalize_actions=True)
         evaluation_envs = TaskVecEnv(evaluation, normalize_actions=True)
         model = _new_ppo(training_envs, settings, seed)

@@ -14,7 +14,7 @@ from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.single_env import close_env
-from maml_rl.sampling.task_vector_env import TaskVectorEnv
+from maml_rl.sampling.task_vector_env import TaskVectorEnv, assign_tasks
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.ranges import check_integers
@@ -175,10 +175,10 @@ def make_vec_env(
     env.np_random = np.random.default_rng(seed)
     tasks = list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs
     try:
-        env.set_tasks(tasks)
-    except ValueError as error:
+        assign_tasks(env, tasks)
+    except UserError:
         close_env(env, config.name)
-        raise UserError(str(error)) from error
+        raise
     return VecMonitor(TaskVecEnv(env))
 
 

@@ -63,7 +63,9 @@ def plot_learning_curves(
     Raises:
         UserError: if a run cannot be read or lacks the metric, or an argument is invalid.
     """
-    folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    folders = [runs] if isinstance(runs, (str, Path)) else runs
+    if not isinstance(folders, Sequence):
+        raise UserError(f"runs must be a folder, or a list of folders, got {runs!r:.100}")
     if not folders:
         raise UserError("runs must name at least one run")
     if x not in get_args(XAxis):
@@ -92,8 +94,9 @@ def labelled_groups(
     groups = group_runs(read_runs([run for folder in folders for run in runs_of(folder)]))
     check_columns(groups, view)
     names = labels_of([group.settings for group in groups])
-    if labels is not None and (isinstance(labels, str) or len(labels) != len(names)):
-        number = 1 if isinstance(labels, str) else len(labels)
+    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+    if labels is not None and not (is_list and len(labels) == len(names)):
+        number = len(labels) if is_list else 1
         raise UserError(
             f"the figure needs {counted(len(names), 'label')}, one per line of the plot, got "
             f"{number}; the order is: {'; '.join(names)}"

@@ -118,7 +118,7 @@ def play(
 ) -> Grid:
     """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
     check_integers(0, seed=seed)
-    _check(tasks, num_tasks, num_steps, size, fps)
+    _check(tasks, num_tasks, num_steps, num_episodes, size, fps)
     horizon = agent.config.horizon
     streams = RandomStreams(seed, Phase.RECORDING)
     env = make_rendering_env(agent.config.env, horizon, camera, size)
@@ -165,19 +165,25 @@ def _check(
     tasks: Sequence[Task] | None,
     num_tasks: int | None,
     num_steps: int | None,
+    num_episodes: int | None,
     size: tuple[int, int] | None,
     fps: float | None,
 ) -> None:
     """Raise UserError if an argument is invalid for every environment."""
-    if tasks is not None and num_tasks is not None:
-        raise UserError(
-            f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
-        )
     if tasks is not None and not (
         isinstance(tasks, Sequence) and tasks and all(isinstance(task, Mapping) for task in tasks)
     ):
         raise UserError(f"tasks must be a list of at least one task, got {tasks!r:.200}")
-    for least, name, value in ((1, "num_tasks", num_tasks), (0, "num_steps", num_steps)):
+    if tasks is not None and num_tasks is not None:
+        raise UserError(
+            f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
+        )
+    numbers = (
+        (1, "num_tasks", num_tasks),
+        (0, "num_steps", num_steps),
+        (1, "num_episodes", num_episodes),
+    )
+    for least, name, value in numbers:
         if value is not None:
             check_integers(least, **{name: value})
     if size is not None and not _is_size(size):

@@ -17,7 +17,7 @@ from maml_rl.sampling.device_rollout import DeviceRollout
 from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.sampling.failures import ACTION, CODES
 from maml_rl.sampling.recording import Recorded, Recording
-from maml_rl.sampling.task_vector_env import TaskVectorEnv, is_on_device
+from maml_rl.sampling.task_vector_env import TaskVectorEnv, assign_tasks, is_on_device
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import map_blocks
@@ -100,10 +100,7 @@ class Collector:
         Raises:
             UserError: if the environment refuses a task.
         """
-        try:
-            self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        assign_tasks(self.env, [task for task in tasks for _ in range(self.episodes_per_round)])
 
     def noise(
         self,

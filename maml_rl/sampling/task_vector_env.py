@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 
 
@@ -57,6 +58,18 @@ class TaskVectorEnv(Protocol):
 
     def close(self) -> None:
         """Close the environment."""
+
+
+def assign_tasks(env: TaskVectorEnv, tasks: Sequence[Task]) -> None:
+    """Give sub-environment i the task ``tasks[i]``.
+
+    Raises:
+        UserError: if the environment refuses a task.
+    """
+    try:
+        env.set_tasks(tasks)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def is_on_device(env: TaskVectorEnv) -> bool:

@@ -115,15 +115,19 @@ def _distribution(name: str, value: Any) -> Distribution:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    return is_number and not isinstance(value, bool) and math.isfinite(value)
 
 
 def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
     """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
 
     Raises:
-        UserError: if the task has no numeric value with such a name.
+        UserError: if the task has no numeric value with such a name, or a new one is no finite
+            number.
     """
+    if not isinstance(fixed, Mapping):
+        raise UserError(f"fixed must map names of task values to numbers, got {fixed!r:.100}")
     changed = dict(task)
     for name, value in fixed.items():
         old = task.get(name)
@@ -135,6 +139,8 @@ def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
             if valid_names:
                 valid = f"Valid are {', '.join(valid_names)}."
             raise UserError(f"a task of {env_name} has no numeric value {name!r}.{hint} {valid}")
+        if not _is_finite(value):
+            raise UserError(f"{name} must be a finite number, got {value!r:.100}")
         stays_integer = isinstance(old, (int, np.integer)) and float(value).is_integer()
         changed[name] = int(value) if stays_integer else value
     return changed if fixed else task

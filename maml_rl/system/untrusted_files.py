@@ -160,9 +160,11 @@ def user_path(path: str | Path) -> Path:
     """Return a path from a setting, flag or argument, with ``~`` expanded.
 
     Raises:
-        UserError: if the path is empty, the home folder is not found, or the path is not UTF-8,
-            which safetensors cannot open.
+        UserError: if it is no path or empty, the home folder is not found, or the path is not
+            UTF-8, which safetensors cannot open.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"expected a path, got {path!r:.100}")
     if path == "":
         raise UserError("expected a path, got an empty text")
     check_text(str(path))

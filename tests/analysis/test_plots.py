@@ -46,6 +46,7 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
         ({"smooth": 0}, "smooth must be"),
         ({"labels": ["a", "b"]}, "needs 1 label, one per line of the plot, got 2"),
         ({"labels": "all"}, "needs 1 label"),
+        ({"labels": 5}, "needs 1 label"),
         ({"metric": "loss"}, "has no column 'loss'"),
         ({"metric": "time/iteration", "before": True}, "excludes metric"),
     ],
@@ -58,6 +59,14 @@ def test_invalid_options_are_refused(runs, options, message):
 def test_runs_are_required():
     with pytest.raises(UserError, match="at least one run"):
         maml_rl.plot_learning_curves([])
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"), [(5, "list of folders, got 5"), ([5], "expected a path, got 5")]
+)
+def test_runs_are_paths(runs, message):
+    with pytest.raises(UserError, match=message):
+        maml_rl.plot_learning_curves(runs)
 
 
 def test_an_evaluation_is_a_line_and_seeds_are_one(results):

@@ -351,6 +351,8 @@ def test_cameras(cheetah):
         ({"num_tasks": "2"}, ["num_tasks", "'2'"]),
         ({"num_tasks": 1.5}, ["num_tasks", "1.5"]),
         ({"num_steps": -1}, ["num_steps", "-1"]),
+        ({"num_episodes": 0}, ["num_episodes", "at least 1", "0"]),
+        ({"tasks": 5, "num_tasks": 2}, ["tasks must be a list", "5"]),
         ({"num_steps": 1.5}, ["num_steps", "1.5"]),
         ({"num_episodes": 0, "num_steps": 1}, ["num_episodes", "0"]),
         ({"tasks": []}, ["at least one task"]),

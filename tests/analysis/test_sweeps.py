@@ -232,5 +232,11 @@ def test_numbers_of_every_task_are_replaced_from_python() -> None:
         agent, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3}
     )
     assert [task["link_mass"] for task in evaluation.tasks] == [3, 3]
-    with pytest.raises(UserError, match="no numeric value 'gait'"):
-        maml_rl.evaluate(agent, num_tasks=2, num_episodes=1, num_steps=0, fixed={"gait": 3})
+    for fixed, message in (
+        ({"gait": 3}, "no numeric value 'gait'"),
+        ({"link_mass": "a"}, "link_mass must be a finite number, got 'a'"),
+        ({"link_mass": None}, "link_mass must be a finite number, got None"),
+        (5, "fixed must map names of task values to numbers, got 5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            maml_rl.evaluate(agent, num_tasks=2, num_episodes=1, num_steps=0, fixed=fixed)

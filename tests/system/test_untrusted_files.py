@@ -154,6 +154,11 @@ def test_a_path_in_utf_8_stays_as_it_is():
     assert user_path("Läufe/α") == Path("Läufe/α")
 
 
+def test_what_is_no_path_is_refused():
+    with pytest.raises(UserError, match="expected a path, got 5"):
+        user_path(5)
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(os.name == "nt", reason="POSIX locales")
 def test_every_command_in_an_ascii_locale(tmp_path):

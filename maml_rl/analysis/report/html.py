@@ -174,10 +174,8 @@ def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _training_parts(rows: Sequence[Sequence[str]], svgs: Mapping[str, bytes]) -> list[str]:
-    """Return the table and the curves of training, as HTML; nothing without them."""
-    parts = []
-    if rows:
-        parts += ["<h2>Training</h2>", _html_table(rows)]
+    """Return the table of training, and the curves if there are any, as HTML."""
+    parts = ["<h2>Training</h2>", _html_table(rows)]
     if LEARNING_CURVES in svgs:
         note = f'<p class="note">{html.escape(_CURVES_NOTE)}</p>'
         parts += [_image(svgs, LEARNING_CURVES), note]

@@ -102,10 +102,6 @@ class Teacher:
         """Return the memory, which is z."""
         return memory
 
-    def unroll(self, theta: Params, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z at each step, (N, L, latent_size), and z."""
-        return memory[:, None].expand(-1, inputs.shape[1], -1), memory
-
     def outputs_of(self, memory: Tensor) -> Tensor:
         """Return the memory, which is z."""
         return memory
@@ -210,10 +206,6 @@ class Student:
     def step(self, theta: Params, memory: Tensor, inputs: Tensor) -> Tensor:
         """Return the memory after one step, (N, memory_size)."""
         return self.memory.step(theta, memory, inputs)
-
-    def unroll(self, theta: Params, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the memory's outputs along trials (N, L, output_size), and the last memory."""
-        return self.memory.unroll(theta, memory, inputs)
 
     def outputs_of(self, memory: Tensor) -> Tensor:
         """Return the outputs of a memory (..., memory_size)."""

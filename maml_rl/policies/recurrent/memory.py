@@ -17,8 +17,8 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 
 
-class TrialMemory(Protocol):
-    """A memory; its parameters are values that are passed in."""
+class StepMemory(Protocol):
+    """A memory that reads one step at a time; its parameters are values that are passed in."""
 
     @property
     def memory_size(self) -> int:
@@ -27,9 +27,6 @@ class TrialMemory(Protocol):
     @property
     def previous_size(self) -> int:
         """Size of what came before a step: the action, the reward, the end of an episode."""
-
-    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draw initial parameters, float32."""
 
     def encode(self, theta: Params, observations: Tensor, previous: Tensor) -> Tensor:
         """Return what the memory reads, (..., I).
@@ -50,6 +47,16 @@ class TrialMemory(Protocol):
             inputs: of :meth:`encode`, (N, I).
         """
 
+    def outputs_of(self, memory: Tensor) -> Tensor:
+        """Return the outputs of a memory (..., memory_size)."""
+
+
+class TrialMemory(StepMemory, Protocol):
+    """A memory that also reads whole trials at once."""
+
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw initial parameters, float32."""
+
     def unroll(self, theta: Params, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Read whole trials.
 
@@ -62,11 +69,8 @@ class TrialMemory(Protocol):
             The outputs, (N, L, output size), and the memory after the last step, (N, memory_size).
         """
 
-    def outputs_of(self, memory: Tensor) -> Tensor:
-        """Return the outputs of a memory (..., memory_size)."""
 
-
-class MemoryPolicy(TrialMemory, Protocol):
+class MemoryPolicy(StepMemory, Protocol):
     """A policy that acts by the observation and the outputs of its memory."""
 
     @property

@@ -43,7 +43,7 @@ class RL2Config(TrialPPOConfig):
     }
 
     def check(self, config: Any) -> None:
-        """Refuse settings of the policy that a recurrent one does not have."""
+        """Refuse a hypernetwork of the value network alone, and what PPO on trials refuses."""
         super().check(config)
         if self.hypernetwork_value and not self.hypernetwork:
             raise ValueError("learner.hypernetwork_value needs learner.hypernetwork true")
