@@ -240,6 +240,21 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     return parser
 
 
+def add_adaptation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add flags of a command that shows the policy after 0, 1, ... K adaptation steps."""
+    parser.add_argument(
+        "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
+    )
+    parser.add_argument(
+        "--num_episodes", type=positive, help="episodes per step (default: as in training)"
+    )
+    parser.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="show sampled actions (default: mean actions; of discrete actions, the most probable)",
+    )
+
+
 def add_iteration_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--iteration``, which chooses a checkpoint of the runs."""
     parser.add_argument(

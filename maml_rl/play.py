@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from maml_rl.cli import (
+    add_adaptation_flags,
     add_iteration_flag,
     main,
-    non_negative,
     parse,
-    positive,
     run_parser,
     say,
 )
@@ -71,17 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE,...",
         help="the task, with its dynamics (default: draw one)",
     )
-    parser.add_argument(
-        "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
-    )
-    parser.add_argument(
-        "--num_episodes", type=positive, help="episodes per step (default: as in training)"
-    )
-    parser.add_argument(
-        "--stochastic",
-        action="store_true",
-        help="play sampled actions (default: mean actions; of discrete actions, the most probable)",
-    )
+    add_adaptation_flags(parser)
     add_iteration_flag(parser)
     add_env_flags(parser)
     return parser

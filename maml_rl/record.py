@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from maml_rl.analysis.video_grid import FORMATS
 from maml_rl.cli import (
+    add_adaptation_flags,
     add_iteration_flag,
     main,
-    non_negative,
     parse,
     path_argument,
     positive,
@@ -79,17 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         help="number of tasks to draw at random (default: up to 3 that differ as much as possible)",
     )
-    parser.add_argument(
-        "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
-    )
-    parser.add_argument(
-        "--num_episodes", type=positive, help="episodes per step (default: as in training)"
-    )
-    parser.add_argument(
-        "--stochastic",
-        action="store_true",
-        help="show sampled actions (default: mean actions; of discrete actions, the most probable)",
-    )
+    add_adaptation_flags(parser)
     parser.add_argument(
         "--camera", help="camera of the MuJoCo model, or free (default: the family's)"
     )

@@ -21,6 +21,11 @@ _OF_RUNS = ("seed", "output")
 """Settings that the runs do not share."""
 
 
+def seed_run(folder: Path, seed: int) -> Path:
+    """Return the run folder of a seed in a folder of several seeds."""
+    return folder / f"seed-{seed}"
+
+
 @dataclass(frozen=True)
 class SeedFolder:
     """A folder of runs that differ only in the seed.
@@ -37,7 +42,7 @@ class SeedFolder:
 
     def run(self, seed: int) -> Path:
         """Return the run folder of a seed."""
-        return self.path / f"seed-{seed}"
+        return seed_run(self.path, seed)
 
     @property
     def started(self) -> list[Path]:

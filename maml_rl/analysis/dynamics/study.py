@@ -13,6 +13,7 @@ from maml_rl.agents.load import load_run
 from maml_rl.analysis.comparison.compare import Condition, Subject
 from maml_rl.analysis.dynamics.robustness import Origin
 from maml_rl.analysis.learning_curves import Run
+from maml_rl.runs.seeds import seed_run
 from maml_rl.settings.dynamics_study.study import DynamicsStudy
 from maml_rl.settings.env import EnvConfig
 
@@ -38,7 +39,7 @@ def subjects_of(
     """
     subjects = []
     for seed in seeds:
-        run = study.folder / name / f"seed-{seed}"
+        run = seed_run(study.folder / name, seed)
         agent = load_run(run, device)
         steps = (
             (num_steps or agent.learner.num_adaptation_steps) if study.methods[name].adapts else 0
