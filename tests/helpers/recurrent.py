@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from maml_rl.learners.recurrent.actor import RecurrentActor
 from maml_rl.learners.recurrent.batch import TrialBatch
 from maml_rl.learners.recurrent.sequence import TrialSequence, trial_sequence
 from maml_rl.policies.action_head import ActionHead
@@ -316,3 +317,16 @@ def plain_trial(
                 end = torch.tensor([float(t == length - 1)], dtype=torch.float64)
                 previous = torch.cat([action, stage.rewards[at][None], end])
     return steps
+
+
+class RecordingActor(RecurrentActor):
+    """Keeps what it remembers after each action."""
+
+    def start(self, episodes: slice) -> None:
+        super().start(episodes)
+        self.memories: list[np.ndarray] = []
+
+    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        actions = super().act(observations, t)
+        self.memories.append(self.memory[0].copy())
+        return actions

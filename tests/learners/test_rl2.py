@@ -17,6 +17,7 @@ from helpers.recurrent import (
     HORIZON,
     LENGTHS,
     VARIANTS,
+    RecordingActor,
     along_trials,
     make_batch,
     make_policy,
@@ -643,19 +644,6 @@ PLAYED: dict[str, dict[str, Any]] = {
     "discrete": {"cell": "lstm", "hypernetwork": True, "latent_size": 3},
     "memoryless": {"memory": False},
 }
-
-
-class RecordingActor(RecurrentActor):
-    """Keeps what it remembers after each action."""
-
-    def start(self, episodes: slice) -> None:
-        super().start(episodes)
-        self.memories: list[np.ndarray] = []
-
-    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
-        actions = super().act(observations, t)
-        self.memories.append(self.memory[0].copy())
-        return actions
 
 
 def wander(tmp_path: Path, name: str, **learner: Any) -> maml_rl.Config:

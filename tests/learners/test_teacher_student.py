@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.drawn import drawn_task
-from helpers.recurrent import HEADS, make_batch, make_sequence, make_stages, moved
+from helpers.recurrent import (
+    HEADS,
+    RecordingActor,
+    make_batch,
+    make_sequence,
+    make_stages,
+    moved,
+)
 from helpers.runs import last, tiny
 from helpers.teacher_student import (
     KINDS,
@@ -278,19 +285,6 @@ def in_float64(state: LearnerState) -> LearnerState:
         for name in ("theta", "student")
     }
     return state._replace(tensors={**state.tensors, **tensors})
-
-
-class RecordingActor(RecurrentActor):
-    """Keeps what it remembers after each action."""
-
-    def start(self, episodes: slice) -> None:
-        super().start(episodes)
-        self.memories: list[np.ndarray] = []
-
-    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
-        actions = super().act(observations, t)
-        self.memories.append(self.memory[0].copy())
-        return actions
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.scripts import load_script
 from torch import Tensor
 
 from maml_rl.policies.recurrent.gru import gru_on_cpu
+
+gru_of_torch = load_script("benchmarks/gru.py").gru_of_torch
 
 
 def make_arguments(
@@ -26,11 +29,6 @@ def make_arguments(
         torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         for shape in shapes
     ]
-
-
-def gru_of_torch(inputs: Tensor, memory: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    outputs, last = torch.gru(inputs, memory[None], weights, True, 1, 0.0, True, False, True)
-    return outputs, last[0]
 
 
 @pytest.mark.parametrize("length", [1, 6])
