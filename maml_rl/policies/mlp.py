@@ -19,7 +19,7 @@ from maml_rl.policies.distributions import WITH_LATENT, Distribution
 from maml_rl.policies.latent import LATENT_LOG_STD, LATENT_MEAN, latent_distribution
 from maml_rl.policies.network_policy import make_network_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, glorot_uniform
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork, folded
 from maml_rl.policies.policy import Policy, Sampler
 from maml_rl.settings.policy import Nonlinearity, PolicyConfig
@@ -87,20 +87,18 @@ class MLPPolicy(Policy):
         self.latent_size = latent_size
 
         # Draw the initial parameters.
-        def glorot_uniform(fan_in: int, fan_out: int) -> nn.Parameter:
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            values = rng.uniform(-bound, bound, (fan_in, fan_out))
-            return nn.Parameter(torch.from_numpy(values).to(dtype))
+        def weight(fan_in: int, fan_out: int) -> nn.Parameter:
+            return nn.Parameter(glorot_uniform(rng, fan_in, fan_out).to(dtype))
 
         sizes = [observation_size, *hidden_sizes, action_head.size]
         self.num_layers = len(sizes) - 1
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            self.register_parameter(f"weight_{i}", glorot_uniform(fan_in, fan_out))
+            self.register_parameter(f"weight_{i}", weight(fan_in, fan_out))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
         if context_size > 0:
-            self.context_weight = glorot_uniform(context_size, sizes[1])
+            self.context_weight = weight(context_size, sizes[1])
         if latent_size > 0:
-            self.latent_weight = glorot_uniform(latent_size, sizes[1])
+            self.latent_weight = weight(latent_size, sizes[1])
             for name in (LATENT_MEAN, LATENT_LOG_STD):
                 self.register_parameter(name, nn.Parameter(torch.zeros(latent_size, dtype=dtype)))
         if not action_head.discrete:

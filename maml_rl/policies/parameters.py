@@ -5,8 +5,10 @@ A *stack* is such a mapping whose tensors have a leading task axis T.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,15 @@ Params = Mapping[str, Tensor]
 def parameters(policy: nn.Module) -> dict[str, Tensor]:
     """Return detached copies of a policy's parameters by name."""
     return {name: value.detach().clone() for name, value in policy.named_parameters()}
+
+
+def glorot_uniform(rng: np.random.Generator, fan_in: int, fan_out: int) -> Tensor:
+    """Draw a weight (fan_in, fan_out) uniformly within ±√(6 / (fan_in + fan_out)), float64.
+
+    Glorot and Bengio (2010).
+    """
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    return torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out)))
 
 
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:

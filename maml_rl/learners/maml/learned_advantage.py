@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, glorot_uniform
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.random_streams import RandomStreams
@@ -36,9 +36,8 @@ def initial_advantage(policy: Policy, streams: RandomStreams, like: Tensor) -> d
     """
     (rng,) = streams.parameters().spawn(1)
     fan_in = 2 * math.prod(policy.observation_shape) + policy.action_head.size + 2
-    bound = math.sqrt(6 / (fan_in + HIDDEN_SIZE))
     values = {
-        "weight_0": torch.from_numpy(rng.uniform(-bound, bound, (fan_in, HIDDEN_SIZE))),
+        "weight_0": glorot_uniform(rng, fan_in, HIDDEN_SIZE),
         "bias_0": torch.zeros(HIDDEN_SIZE),
         "weight_1": torch.zeros(HIDDEN_SIZE, 1),
         "bias_1": torch.zeros(1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.policies.mlp import ACTIVATIONS
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, glorot_uniform
 from maml_rl.settings.policy import Nonlinearity
 
 
@@ -19,9 +18,7 @@ def add_layer(
     theta: dict[str, Tensor], name: str, fan_in: int, fan_out: int, rng: np.random.Generator
 ) -> None:
     """Add a linear layer: a Glorot-uniform weight (fan_in, fan_out), and a bias of zeros."""
-    bound = math.sqrt(6 / (fan_in + fan_out))
-    values = rng.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
-    theta[f"{name}_weight"] = torch.from_numpy(values)
+    theta[f"{name}_weight"] = glorot_uniform(rng, fan_in, fan_out).float()
     theta[f"{name}_bias"] = torch.zeros(fan_out)
 
 
