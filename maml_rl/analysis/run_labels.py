@@ -78,7 +78,7 @@ def settings_of_runs(configs: Sequence[Config], folders: Sequence[Path]) -> list
 def _with_one_spelling(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run with ranges as ``[0.5, 2]``, not ``{low: 0.5, high: 2}``."""
     env = dict(values["env"])
-    family: Any = family_of(env["name"])
+    family = family_of(env["name"])
     parameters = family.robot.parameters if hasattr(family, "robot") else {}
     for group in ("dynamics", "kwarg_ranges"):
         if group in env:

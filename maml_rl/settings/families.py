@@ -17,8 +17,8 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, is_family, is_family_of_package, resolve_env_id
 
 
-def family_of(env_name: str) -> type | None:
-    """The task family of an environment, or ``None``; its fields are the environment's settings.
+def family_of(env_name: str) -> Any:
+    """The class of an environment's task family, or ``None``; its fields are the settings.
 
     Raises:
         UserError: if the environment is unknown.
@@ -36,7 +36,7 @@ def held_out(env: EnvConfig) -> EnvConfig:
 
 def is_dynamics(env_name: str, name: str) -> bool:
     """Whether a task parameter is set by ``env.dynamics``, not by the family's own distribution."""
-    family: Any = family_of(env_name)
+    family = family_of(env_name)
     return family is not None and name not in family.task_units
 
 
@@ -46,7 +46,7 @@ def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
     Returns:
         The index of its episode and of its control step; ``None`` if the dynamics do not change.
     """
-    family: Any = family_of(env_name)
+    family = family_of(env_name)
     if family is None or not has_change(task):
         return None
     nominal = {name: known.nominal for name, known in family.robot.parameters.items()}
@@ -61,7 +61,7 @@ def is_built_in(env_name: str) -> bool:
 
 def dynamics_change(env: EnvConfig) -> bool:
     """Whether the tasks of a task family have dynamics that change within the task."""
-    cls: Any = family_of(env.name)
+    cls = family_of(env.name)
     return cls is not None and has_change(cls(**env.kwargs).dynamics)
 
 
@@ -77,7 +77,7 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
         its own tasks.
     """
     env = config.env
-    family: Any = family_of(env.name)
+    family = family_of(env.name)
     if family is None:
         return _drawn_range(env, name)
     # the family's own distribution
@@ -116,7 +116,7 @@ def only_goals_vary(env: EnvConfig) -> bool:
 
     The dynamics are then the same in all tasks. Other environments may vary them.
     """
-    cls: Any = family_of(env.name)
+    cls = family_of(env.name)
     if cls is None:
         return False
     family = cls(**env.kwargs)

@@ -34,7 +34,7 @@ def preset(env_name: str, learner_name: str = MAMLConfig.name) -> dict[str, Any]
     what the learner does not use, overridden by configs/LEARNER/default.yaml. Other environments
     have only their registered horizon.
     """
-    family: Any = family_of(env_name)
+    family = family_of(env_name)
     if family is None:
         horizon = registered_horizon(env_name)
         return {} if horizon is None else {"horizon": horizon}

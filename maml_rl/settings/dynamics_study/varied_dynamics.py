@@ -74,14 +74,14 @@ class FamilyDynamics:
         There are none in a family whose tasks disable one: a failure would enable it again.
         """
         name = "disabled_actuator"
-        family: Any = family_of(self.varied.name)
+        family = family_of(self.varied.name)
         if name in family.task_units or name not in self._all_parameters:
             return None
         return int(self._all_parameters[name].high)
 
     @property
     def _all_parameters(self) -> Mapping[str, Parameter]:
-        family: Any = family_of(self.varied.name)
+        family = family_of(self.varied.name)
         return family.robot.parameters
 
     def at(self, values: Mapping[str, Any]) -> EnvConfig:
