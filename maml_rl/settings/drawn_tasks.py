@@ -123,7 +123,7 @@ def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
     """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
 
     Raises:
-        UserError: if the task has no numeric value with such a name, or a new one is no finite
+        UserError: if the task has no numeric value with such a name, or a new one is not a finite
             number.
     """
     if not isinstance(fixed, Mapping):

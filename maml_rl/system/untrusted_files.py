@@ -160,7 +160,7 @@ def user_path(path: str | Path) -> Path:
     """Return a path from a setting, flag or argument, with ``~`` expanded.
 
     Raises:
-        UserError: if it is no path or empty, the home folder is not found, or the path is not
+        UserError: if it is not a path, or empty, the home folder is not found, or the path is not
             UTF-8, which safetensors cannot open.
     """
     if not isinstance(path, (str, os.PathLike)):
