@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import get_args
 
@@ -63,9 +63,9 @@ def plot_learning_curves(
     Raises:
         UserError: if a run cannot be read or lacks the metric, or an argument is invalid.
     """
-    folders = [runs] if isinstance(runs, (str, Path)) else runs
-    if not isinstance(folders, Sequence):
+    if not isinstance(runs, Iterable) and not isinstance(runs, Path):
         raise UserError(f"runs must be a folder, or a list of folders, got {runs!r:.100}")
+    folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not folders:
         raise UserError("runs must name at least one run")
     if x not in get_args(XAxis):
@@ -94,7 +94,7 @@ def labelled_groups(
     groups = group_runs(read_runs([run for folder in folders for run in runs_of(folder)]))
     check_columns(groups, view)
     names = labels_of([group.settings for group in groups])
-    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+    is_list = isinstance(labels, Sized) and not isinstance(labels, str)
     if labels is not None and not (is_list and len(labels) == len(names)):
         number = len(labels) if is_list else 1
         raise UserError(
