@@ -20,6 +20,8 @@ from maml_rl.learners.base import (
     Iteration,
     Learner,
     LearnerState,
+    check_group,
+    check_statistics,
     initial_normalizer,
 )
 from maml_rl.learners.iteration_result import (
@@ -279,11 +281,15 @@ class MAML(Learner):
 
     def check(self, state: LearnerState, source: Path) -> None:
         """Refuse a state of another architecture or outer step, and values that are not finite."""
-        super().check(state, source)
+        expected = self.initial_state().tensors
+        for group in self.ACTING:
+            check_group(state.tensors[group], expected[group], group, source)
+            check_statistics(state.tensors[group], group, source)
         for name in ("advantage_std", "test_factors"):
             value = state.tensors["adaptation"][name]
             if not (value > 0).all():
                 raise UserError(f"{name} in {source} must be positive, got {value.tolist()}")
+        check_group(state.tensors["outer"], expected["outer"], "outer step's state", source)
 
     def notice(self, num_env_steps: int) -> str | None:
         """Return lines on the baseline's features, and on settings that hardly work together."""
