@@ -118,7 +118,8 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """Return the environment of a run, changed by ``flags``.
 
     Raises:
-        UserError: if a flag cannot be set.
+        UserError: if a flag cannot be set. The message names settings as the documents do:
+            ``tasks.low``, not ``env.low``.
     """
     from maml_rl.settings.env import is_family
     from maml_rl.settings.parser import with_env_flags
@@ -126,7 +127,10 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     check = _check_family_flag if is_family(config.env.name) else _check_env_flag
     for flag in flags:
         check(config.env, flag.partition("=")[0].removeprefix("--env."))
-    return with_env_flags(config, flags).env
+    try:
+        return with_env_flags(config, flags).env
+    except UserError as error:
+        raise UserError(str(error).replace('"env.', '"tasks.')) from error
 
 
 def _check_family_flag(env: EnvConfig, name: str) -> None:

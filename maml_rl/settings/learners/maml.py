@@ -357,8 +357,8 @@ class ReptileConfig(OuterConfig):
             )
         if inner.learned_step_size != "none":
             notices.append(
-                f"notice: Reptile does not learn step sizes: all stay at inner.step_size "
-                f"{inner.step_size:g} (--inner.learned_step_size none says so)"
+                "notice: Reptile does not learn step sizes: all stay at inner.step_size "
+                f"{inner.step_size:g}, as with --inner.learned_step_size none"
             )
         return "\n".join(notices) or None
 
