@@ -23,7 +23,8 @@ from typing import (
 
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
-from maml_envs.engines.dynamics import DynamicsSetting, Parameter, name_hint, parse
+from maml_envs.engines.dynamics import Parameter
+from maml_envs.engines.dynamics_setting import DynamicsSetting, name_hint, parse_dynamics
 from maml_envs.engines.engine import Array, Robot, State, Task, Tasks
 
 
@@ -151,7 +152,7 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     | ``min_x`` and ``max_x`` | ``min_x`` ≤ ``max_x`` |
     | ``low`` and ``high`` | ordered, and within the limits of every task parameter |
     | ``goal_radius`` | at most the smallest upper limit of a task parameter |
-    | ``dynamics`` | valid for :func:`maml_envs.engines.dynamics.parse`, no task parameters |
+    | ``dynamics`` | valid for ``parse_dynamics`` of ``dynamics_setting``, no task parameters |
 
     Args:
         family: a dataclass instance.
@@ -216,7 +217,7 @@ def _check_task_range(family: Any) -> None:
 
 def _check_dynamics(family: Any) -> None:
     """Check that ``dynamics`` is valid and names no task parameter of the family."""
-    distributions = parse(family.dynamics, family.robot.parameters)
+    distributions = parse_dynamics(family.dynamics, family.robot.parameters)
     has_change(distributions)
     duplicates = family.task_units.keys() & distributions.keys()
     if duplicates:
@@ -237,7 +238,7 @@ def sample_tasks(
     sampled = family.sample_tasks(rng, num_tasks)
     _check_sampled(family, sampled, num_tasks)
     tasks = dict(sampled)
-    for name, distribution in parse(family.dynamics, family.robot.parameters).items():
+    for name, distribution in parse_dynamics(family.dynamics, family.robot.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
     return unstack_tasks(tasks, num_tasks)
 

@@ -6,9 +6,14 @@ import contextlib
 import difflib
 import functools
 import re
+import sys
 import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+_LIBRARIES = frozenset({"gymnasium", "maml_envs", "maml_rl", "mujoco", "numpy", "torch"})
+"""Packages whose frames an error of the user's passes through."""
 
 
 class UserError(ValueError):
@@ -25,11 +30,21 @@ def one_line(text: str) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Format an error of third-party code in one line: type, message, file and line."""
+    """Format an error of third-party code in one line: type, message, file and line.
+
+    File and line are the last ones outside of the standard library and of packages such as torch.
+    If there are none, they are those that raised.
+    """
     message = one_line(str(error))
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frames = [place for place in frames if not _is_of_library(place[0])] or frames[-1:]
+    where = f" ({frames[-1][0].f_code.co_filename}, line {frames[-1][1]})" if frames else ""
     return type(error).__name__ + (f": {message}" if message else "") + where
+
+
+def _is_of_library(frame: types.FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in _LIBRARIES or package in sys.stdlib_module_names
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
-"""Suggestions for misspelt names."""
+"""Suggestions for misspelt names, and errors of the user's code in one line."""
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from maml_rl.errors import did_you_mean
+import pytest
+import torch
+
+from maml_rl.errors import did_you_mean, in_one_line
 from maml_rl.settings.sources import preset_names
 from maml_rl.settings.training_parser import known_settings, training_parser
 
@@ -103,3 +106,30 @@ def test_other_names(name: str, valid: list[str], meant: str | None) -> None:
 def test_every_setting_is_the_closest_to_itself() -> None:
     for name in SETTINGS:
         assert did_you_mean(name, SETTINGS) == f" Did you mean {name}?"
+
+
+def multiplies() -> None:
+    torch.nn.Linear(3, 2)(torch.zeros(1, 4))
+
+
+def reads() -> None:
+    json.loads("no such text")
+
+
+@pytest.mark.parametrize("function", [multiplies, reads])
+def test_the_line_of_the_user_is_named_and_not_one_of_a_library(function) -> None:
+    with pytest.raises((RuntimeError, ValueError)) as raised:
+        function()
+    line = function.__code__.co_firstlineno + 1
+    assert in_one_line(raised.value).endswith(f" ({__file__}, line {line})")
+
+
+def test_an_error_that_only_a_library_raised_names_its_line() -> None:
+    with pytest.raises(ValueError, match="Expecting value") as raised:
+        reads()
+    error = raised.value
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    error.__traceback__ = trace  # without the frames of this file
+    assert in_one_line(error).endswith(f"decoder.py, line {trace.tb_lineno})")

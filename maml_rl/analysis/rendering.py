@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.errors import UserError, in_one_line
+from maml_rl.errors import UserError, errors_named
 from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.settings.env import EnvConfig, is_family
@@ -51,7 +51,7 @@ def make_rendering_env(
     """
     _choose_headless_backend(config.name)
     options: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
-    try:
+    with errors_named(f"environment {config.name!r} cannot render here:"):
         # Find out what it can render.
         plain = make_single_env(config, horizon)
         modes = plain.metadata.get("render_modes", [])
@@ -73,10 +73,6 @@ def make_rendering_env(
             env.reset(seed=0)
             rendered_frame(env)
             stack.pop_all()  # it works: leave it open
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise _cannot_render(config.name, error) from error
     return env
 
 
@@ -86,16 +82,8 @@ def rendered_frame(env: TaskSetter) -> np.ndarray:
     Raises:
         UserError: if it cannot render, or does not return a frame.
     """
-    try:
+    with errors_named(f"environment {env.name!r} cannot render here:"):
         return rgb_pixels(env.render())
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _cannot_render(env.name, error) from error
-
-
-def _cannot_render(name: str, error: Exception) -> UserError:
-    return UserError(f"environment {name!r} cannot render here: {in_one_line(error)}")
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from maml_rl.errors import UserError, in_one_line
+from maml_rl.errors import UserError, errors_named
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.system.atomic_files import atomic_replace, unwritable_refused
 
@@ -213,15 +213,10 @@ def export(module: PlainPolicy, path: Path) -> None:
     if not os.path.isdir(path.parent):
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    with unwritable_refused(path), atomic_replace(path, temporary):
-        try:
-            _WRITERS[path.suffix](module.eval().requires_grad_(False), temporary)
-        except (UserError, OSError, MemoryError):
-            raise
-        except Exception as error:  # whatever torch's exporters raise for a network of the user's
-            raise UserError(
-                f"torch cannot export this policy to {path}: {in_one_line(error)}"
-            ) from error
+    # Whatever torch's exporters raise for a network of the user's becomes one line.
+    named = errors_named(f"torch cannot export this policy to {path}:", OSError)
+    with unwritable_refused(path), atomic_replace(path, temporary), named:
+        _WRITERS[path.suffix](module.eval().requires_grad_(False), temporary)
 
 
 def _write_onnx(module: PlainPolicy, path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from maml_rl.errors import UserError, in_one_line
+from maml_rl.errors import UserError, errors_named
 from maml_rl.policies.action_head import ActionHead, bounded_log_std
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
@@ -81,14 +80,9 @@ class NetworkPolicy(Policy):
         Raises:
             UserError: if the network raises.
         """
-        try:
-            with _FUNCTIONAL_CALL_LOCK:
-                outputs = vmap(self.outputs)(_network_parameters(stack), observations)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever the user's code raises
-            name = f"{type(self.network).__module__}:{type(self.network).__name__}"
-            raise UserError(f"policy.network {name} raised {in_one_line(error)}") from error
+        name = f"{type(self.network).__module__}:{type(self.network).__name__}"
+        with errors_named(f"policy.network {name} raised"), _FUNCTIONAL_CALL_LOCK:
+            outputs = vmap(self.outputs)(_network_parameters(stack), observations)
         log_std = None if self.action_head.discrete else bounded_log_std(stack["log_std"])
         return self.action_head.distribution(outputs, log_std)
 
@@ -149,15 +143,8 @@ def _refusal(config: PolicyConfig, problem: str) -> UserError:
     return UserError(f"policy.network {config.network} cannot be used: {problem}")
 
 
-@contextlib.contextmanager
-def _errors(config: PolicyConfig, problem: str) -> Iterator[None]:
-    """Turn what the user's code raises into a UserError that names the network."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _refusal(config, f"{problem}: {in_one_line(error)}") from error
+def _errors(config: PolicyConfig, problem: str) -> contextlib.AbstractContextManager[None]:
+    return errors_named(f"policy.network {config.network} cannot be used: {problem}:")
 
 
 def _check_outputs(

@@ -17,7 +17,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.errors import MamlRLWarning, UserError, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
-from maml_rl.settings.env import check_task_arguments
+from maml_rl.settings.env import check_argument
 
 
 class TaskSetter(gym.Wrapper):
@@ -129,7 +129,8 @@ class TaskSetter(gym.Wrapper):
         if not task:
             return
         if self._remake is not None:
-            check_task_arguments(self.name, task)
+            for name in task:
+                check_argument(self.name, name, f"task: the constructor of {self.name!r}")
             self._must_remake = True
         elif set_task is not None:
             with self._errors(f"set_task({dict(task)!r:.200})", refuses="this task"):

@@ -227,33 +227,7 @@ def check_arguments(env_id: str, tasks: DrawnTasks) -> None:
         return
     reason = ", and the environment has no set_task" if tasks.listed else ""
     for name in tasks.names:
-        _check_argument(env_id, name, f"{tasks.setting}: the constructor of {env_id!r}", reason)
-
-
-def check_task_arguments(env_id: str, task: Mapping[str, Any]) -> None:
-    """Refuse a task with values that the constructor of a registered environment does not take.
-
-    Raises:
-        UserError: if an argument is unknown; the message names the closest match.
-    """
-    for name in task:
-        _check_argument(env_id, name, f"task: the constructor of {env_id!r}")
-
-
-def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that the constructor of a registered environment does not take.
-
-    Args:
-        name: name of the environment, for messages.
-        env_id: its registered id.
-        kwargs: arguments by name.
-
-    Raises:
-        UserError: if an argument is unknown; the message names the closest match.
-    """
-    for argument in kwargs:
-        if isinstance(argument, str):  # EnvConfig refuses others
-            _check_argument(env_id, argument, f"env.{argument}: {name}")
+        check_argument(env_id, name, f"{tasks.setting}: the constructor of {env_id!r}", reason)
 
 
 def default_arguments(env_id: str) -> dict[str, Any]:
@@ -263,8 +237,18 @@ def default_arguments(env_id: str) -> dict[str, Any]:
     return {**defaults, **gym.spec(env_id).kwargs}
 
 
-def _check_argument(env_id: str, name: str, who: str, reason: str = "") -> None:
-    """Refuse the argument ``name``; ``who`` and ``reason`` are parts of the message."""
+def check_argument(env_id: str, name: str, who: str, reason: str = "") -> None:
+    """Refuse an argument that the constructor of a registered environment does not take.
+
+    Args:
+        env_id: the registered id.
+        name: of the argument.
+        who: what takes no such argument, for the message.
+        reason: follows the name in the message.
+
+    Raises:
+        UserError: if it is unknown; the message names the closest match.
+    """
     parameters = inspect.signature(_creator(env_id)).parameters
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     if name in parameters or takes_any:

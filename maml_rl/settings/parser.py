@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.settings.env import EnvConfig, check_kwargs, resolve_env_id
+from maml_rl.settings.env import EnvConfig, check_argument, resolve_env_id
 from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
 from maml_rl.settings.learners import (
@@ -136,7 +136,9 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         settings = {key: value for key, value in values["env"].items() if key not in arguments}
         values = {**values, "env": settings}
     check_flags(argv, known, names.learner)
-    check_kwargs(env_name, resolve_env_id(env_name), arguments.get("kwargs", {}))
+    for name in arguments.get("kwargs", {}):
+        if isinstance(name, str):  # EnvConfig refuses others
+            check_argument(resolve_env_id(env_name), name, f"env.{name}: {env_name}")
     # Merge, validate types, build
     with _plain_errors(source):
         parsed = _parsed(parser, values, defaults)

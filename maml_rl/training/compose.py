@@ -1,10 +1,9 @@
-"""Everything that the iterations of a training run need, how it is opened, and what simulates."""
+"""Everything that the iterations of a training run need, and how it is opened."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,17 +24,11 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import plain_task
-from maml_rl.settings.env import is_family
-from maml_rl.settings.families import dynamics_change, is_built_in
+from maml_rl.settings.engine import with_engine
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
-
-FEWEST_SIMULATIONS = 8192
-"""Simulations of one process from which ``auto`` simulates on a GPU. On an H100, this many were ten
-times as fast as on 16 CPU cores; a tenth of them were only twice as fast, and compiling the kernels
-takes a minute (docs/gpu.md)."""
 
 
 class Training(NamedTuple):
@@ -130,7 +123,7 @@ def open_training(
     keep_freed_memory()
     device = resolve_device(config.device)
     ranks = ranks or Ranks()
-    config = with_engine(config, device, ranks.number)
+    config = with_engine(config, device.type == "cuda", ranks.number)
     first_task, end = ranks.share(config.meta_batch_size)
     num_tasks = end - first_task
     num_episodes = episodes_per_stage(config.learner, config.num_episodes)
@@ -175,59 +168,3 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
         )
     learner.check(state, path)
     return state
-
-
-def with_engine(config: Config, device: torch.device, num_processes: int) -> Config:
-    """Return settings of a new run whose engine is ``warp`` if that is what ``auto`` chooses.
-
-    In what is returned, and in the config.yaml of a run, ``auto`` means ``mujoco``.
-
-    Args:
-        config: settings of a new run.
-        device: of the policy.
-        num_processes: processes that share the tasks.
-
-    Raises:
-        UserError: if the engine ``warp`` is set and cannot be used.
-    """
-    if config.engine == "auto":
-        is_warp = _is_worthwhile(config, device, num_processes) and _can_be_used(config)
-        return dataclasses.replace(config, engine="warp") if is_warp else config
-    if config.engine == "warp":
-        _refuse_warp(config)
-    return config
-
-
-def _is_worthwhile(config: Config, device: torch.device, num_processes: int) -> bool:
-    num_episodes = episodes_per_stage(config.learner, config.num_episodes)
-    num_sims = config.meta_batch_size * num_episodes // num_processes
-    return device.type == "cuda" and num_sims >= FEWEST_SIMULATIONS
-
-
-def _can_be_used(config: Config) -> bool:
-    is_supported = config.learner.ON_DEVICE and is_built_in(config.env.name)
-    return is_supported and not dynamics_change(config.env) and is_installed()
-
-
-def is_installed() -> bool:
-    """Whether the packages that simulate MuJoCo's robots on a GPU are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("warp", "mujoco_warp"))
-
-
-def _refuse_warp(config: Config) -> None:
-    """Refuse an environment or a learner that cannot be used with the engine ``warp``.
-
-    Raises:
-        UserError: if it cannot be used. An environment that is refused only when it is made, as
-            without the package, is not refused here.
-    """
-    if not is_family(config.env.name):
-        raise UserError(
-            f"engine warp simulates task families only, got the environment {config.env.name!r}: "
-            "use --engine mujoco"
-        )
-    if not config.learner.ON_DEVICE:
-        raise UserError(
-            f"engine warp needs a learner whose actors define act_on_tensors (ON_DEVICE of its "
-            f"settings is true), got {config.learner.name!r}: use --engine mujoco"
-        )

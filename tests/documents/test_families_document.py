@@ -10,7 +10,7 @@ import gymnasium as gym
 import maml_envs
 import pytest
 import yaml
-from maml_envs.engines.dynamics import parse
+from maml_envs.engines.dynamics_setting import parse_dynamics
 
 from maml_rl.cli import main
 from maml_rl.settings.learners import LEARNER_CONFIGS
@@ -81,7 +81,9 @@ def test_every_quantity_is_listed_with_its_unit_and_nominal_value() -> None:
 
 def test_example_file() -> None:
     env = yaml.safe_load(_block("yaml"))["env"]
-    assert len(parse(env["dynamics"], maml_envs.FAMILIES[env["name"]].robot.parameters)) == 10
+    assert (
+        len(parse_dynamics(env["dynamics"], maml_envs.FAMILIES[env["name"]].robot.parameters)) == 10
+    )
     assert load_config(env=env).env.kwargs["dynamics"] == env["dynamics"]
 
 

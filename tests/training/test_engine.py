@@ -15,28 +15,27 @@ import maml_rl
 from maml_rl.analysis.run_labels import group_settings
 from maml_rl.cli import main
 from maml_rl.errors import UserError
+from maml_rl.settings import engine
 from maml_rl.settings.config import Config
+from maml_rl.settings.engine import FEWEST_SIMULATIONS, with_engine
 from maml_rl.settings.parser import load_config
-from maml_rl.training import compose
 from maml_rl.training.callbacks import Callback
-from maml_rl.training.compose import FEWEST_SIMULATIONS, with_engine
 from maml_rl.training.start import resume, train
 
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 MANY = {"meta_batch_size": 400, "num_episodes": 21}
 CHANGE = {"changed/body_mass": 2.0, "change_step": 3}
 OWN_LEARNER = {"name": "helpers.bandit:Bandit"}
 
 
-def chosen(device: torch.device = CUDA, num_processes: int = 1, **settings: Any) -> str:
+def chosen(on_gpu: bool = True, num_processes: int = 1, **settings: Any) -> str:
     config = load_config(**{"env": "HalfCheetahDir", **MANY, **settings})
-    engine = with_engine(config, device, num_processes).engine
-    return "mujoco" if engine == "auto" else engine
+    setting = with_engine(config, on_gpu, num_processes).engine
+    return "mujoco" if setting == "auto" else setting
 
 
 @pytest.fixture
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "is_installed", lambda: True)
+    monkeypatch.setattr(engine, "warp_is_installed", lambda: True)
 
 
 @pytest.mark.usefixtures("_installed")
@@ -47,7 +46,7 @@ class TestAuto:
         assert chosen(learner="rl2", meta_batch_size=FEWEST_SIMULATIONS) == "warp"
 
     def test_otherwise_on_mujoco(self) -> None:
-        assert chosen(CPU) == "mujoco"
+        assert chosen(on_gpu=False) == "mujoco"
         assert chosen(meta_batch_size=390) == "mujoco"
         # A stage of RL² has one episode of each task.
         assert chosen(learner="rl2") == "mujoco"
@@ -61,11 +60,11 @@ class TestAuto:
         assert chosen(env="PointNavigation", learner=OWN_LEARNER) == "mujoco"
 
     def test_without_the_packages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(compose, "is_installed", lambda: False)
+        monkeypatch.setattr(engine, "warp_is_installed", lambda: False)
         assert chosen() == "mujoco"
 
     def test_a_choice_is_kept(self) -> None:
-        assert chosen(CPU, engine="warp") == "warp"
+        assert chosen(on_gpu=False, engine="warp") == "warp"
         assert chosen(engine="mujoco") == "mujoco"
 
 
@@ -135,8 +134,8 @@ def test_the_engine_is_printed_and_stored(tmp_path: Path, caplog: pytest.LogCapt
 
 @pytest.mark.slow
 def test_warp_is_stored_if_auto_chooses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "_is_worthwhile", lambda *_: True)
-    monkeypatch.setattr(compose, "_can_be_used", lambda _: True)
+    monkeypatch.setattr(engine, "_is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
     run = train(tiny(tmp_path / "run", num_iterations=1))
     assert saved_engine(run) == "warp"
     # Resumed where it would not be chosen, the run keeps it.
@@ -203,9 +202,9 @@ def test_a_run_of_an_earlier_version_resumes_on_mujoco(
     del config["engine"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     # With a GPU and the packages, a new run would not.
-    monkeypatch.setattr(compose, "_is_worthwhile", lambda *_: True)
-    monkeypatch.setattr(compose, "_can_be_used", lambda _: True)
-    assert with_engine(Config(), CPU, 1).engine == "warp"
+    monkeypatch.setattr(engine, "_is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
+    assert with_engine(Config(), on_gpu=False, num_processes=1).engine == "warp"
     resume(run, 2)
     assert saved_engine(run) == "auto"
     assert_equal_runs(run, train(tiny(tmp_path / "whole", num_iterations=2, engine="mujoco")))

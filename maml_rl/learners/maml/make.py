@@ -10,6 +10,7 @@ from gymnasium import spaces
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.mlp import make_policy
 from maml_rl.settings.config import Config
+from maml_rl.settings.learners import JointConfig
 from maml_rl.system.thread_pool import tasks_per_block
 
 
@@ -19,7 +20,12 @@ def maml(
     action_space: spaces.Space[Any],
     device: torch.device,
 ) -> MAML:
-    """Make the learner ``maml``; see :func:`maml_rl.learners.make.make_learner`."""
+    """Make ``maml`` or ``joint``; see :func:`maml_rl.learners.make.make_learner`.
+
+    Joint training is MAML without an inner step in training: the outer step improves the return of
+    theta itself, on all tasks.
+    """
+    num_training_steps = 0 if isinstance(config.learner, JointConfig) else config.inner.num_steps
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
     return MAML(
         policy=policy.to(device),
@@ -28,7 +34,7 @@ def maml(
         baseline=config.baseline,
         normalizes=config.policy.normalize_observations,
         num_adaptation_steps=config.inner.num_steps,
-        num_training_stages=config.inner.num_steps + 1,
+        num_training_stages=num_training_steps + 1,
         max_failed_share=config.max_failed_share,
         tasks_per_block=config.tasks_per_block or tasks_per_block(device),
         seed=config.seed,

@@ -7,7 +7,7 @@ without any transition, and ``add`` is the belief with some more.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,29 +38,6 @@ class Posterior(NamedTuple):
         """Return KL(q ‖ N(0, I)) = ½ Σ_i [σ_i² + μ_i² − 1 − log σ_i²], (T,)."""
         terms = self.variance + self.mean.square() - 1 - self.variance.log()
         return 0.5 * terms.sum(-1)
-
-
-class ContextEncoder(Protocol):
-    """Turns transitions c_n = (s, a, r) or (s, a, r, s') into a posterior."""
-
-    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draw parameters."""
-
-    def empty(self, num_tasks: int, like: Tensor) -> dict[str, Tensor]:
-        """Return the belief about T tasks without transitions, with the type of ``like``."""
-
-    def add(self, theta: Params, belief: Belief, context: Tensor, mask: Tensor) -> Belief:
-        """Return the belief after more transitions.
-
-        Args:
-            theta: parameters of the encoder.
-            belief: before, each (T, ...).
-            context: (T, N, transition_size).
-            mask: (T, N): 1 for a real transition; those of a task come first.
-        """
-
-    def posterior(self, theta: Params, belief: Belief) -> Posterior:
-        """Return the posterior; N(0, I) for a task without transitions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +118,7 @@ class GRUEncoder:
         }
 
     def add(self, theta: Params, belief: Belief, context: Tensor, mask: Tensor) -> Belief:
-        """Read more transitions."""
+        """Read more transitions; in ``mask``, the real ones of a task come first."""
         num_hidden = len(self.hidden_sizes) - 1
         x = perceptron(theta, "encoder", num_hidden, "relu", context)
         x = torch.relu(x) if num_hidden else x
@@ -158,6 +135,10 @@ class GRUEncoder:
         mean, variance = _gaussians(layer(theta, "encoder_head_0", belief["memory"]))
         is_empty = belief["num_transitions"] == 0
         return Posterior(torch.where(is_empty, 0.0, mean), torch.where(is_empty, 1.0, variance))
+
+
+ContextEncoder = ProductEncoder | GRUEncoder
+"""Turns transitions c_n = (s, a, r) or (s, a, r, s') into a posterior."""
 
 
 def _gaussians(outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,34 +63,6 @@ def loss(terms: Terms, config: TrialPPOConfig) -> Tensor:
     )
 
 
-def _minibatch(
-    policy: TrialPolicy,
-    theta: Params,
-    batch: TrialBatch,
-    config: TrialPPOConfig,
-    ranks: Ranks,
-    block_size: int,
-) -> tuple[Tensor, Terms]:
-    """Return the gradient (P,) float64 of the loss to be minimised, and the means of its terms.
-
-    Args:
-        policy: the architecture.
-        theta: parameters.
-        batch: this process's trials of the minibatch; there may be none.
-        config: settings.
-        ranks: the processes that share the minibatch.
-        block_size: trials whose gradient is computed at once.
-    """
-
-    def of_trials(leaves: Params, trials: slice) -> tuple[Tensor, Terms]:
-        terms = loss_terms(policy, leaves, batch.chosen(trials), config)
-        return loss(terms, config), terms
-
-    num_terms, mask = len(Terms._fields), batch.sequence.mask
-    gradient, means = mean_gradient(of_trials, num_terms, theta, mask, ranks, block_size)
-    return gradient, Terms(*means)
-
-
 def ppo_update(
     policy: TrialPolicy,
     theta: Params,
@@ -125,12 +97,20 @@ def ppo_update(
     Raises:
         FloatingPointError: if a gradient is not finite.
     """
+
+    def loss_and_terms(leaves: Params, trials: TrialBatch) -> tuple[Tensor, Terms]:
+        terms = loss_terms(policy, leaves, trials, config)
+        return loss(terms, config), terms
+
     steps: list[dict[str, float]] = []
     for is_chosen in minibatches(
         indices, num_trials, config.num_epochs, config.num_minibatches, rng, ranks
     ):
         part = batch.chosen(is_chosen)
-        gradient, terms = _minibatch(policy, theta, part, config, ranks, block_size)
+        gradient, values = mean_gradient(
+            loss_and_terms, len(Terms._fields), theta, part, ranks, block_size
+        )
+        terms = Terms(*values)
         # Before the first step, the divergence is a rounding error.
         if steps and float(terms.kl) > config.target_kl:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from maml_rl.learners.adam import ascend
 from maml_rl.policies.parameters import Params, requiring_grad
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
+
+Batch = TypeVar("Batch", bound=Any)  # with ``chosen`` and ``sequence``
 
 _TRIALS_PER_BLOCK = 13
 """Trials whose gradient a thread computes at once on a CPU."""
@@ -52,33 +55,34 @@ def minibatches(
 
 
 def mean_gradient(
-    of_trials: Callable[[Params, slice], tuple[Tensor, Sequence[Tensor]]],
+    loss: Callable[[Params, Batch], tuple[Tensor, Sequence[Tensor]]],
     num_terms: int,
     theta: Params,
-    mask: Tensor,
+    batch: Batch,
     ranks: Ranks,
     block_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of a loss that is a mean over steps, and means of its terms.
 
     Args:
-        of_trials: (parameters, trials) -> loss of each trial, and terms (N,) to log, all summed
-            over the steps of a trial.
+        loss: (parameters, batch) -> loss of each trial, and terms (N,) to log, all summed over the
+            steps of a trial.
         num_terms: number of these terms.
         theta: parameters.
-        mask: of the steps of this process's trials, (N, L); there may be none.
+        batch: this process's trials; there may be none.
         ranks: the processes that share the trials.
         block_size: trials whose gradient is computed at once.
 
     Returns:
         (P,) and (num_terms,), float64, over the trials of all processes.
     """
+    mask = batch.sequence.mask
     num_steps = ranks.sum(mask.sum(1))
 
     def of_block(start: int, stop: int) -> Tensor:
         with torch.enable_grad():
             leaves = requiring_grad(theta)
-            losses, terms = of_trials(leaves, slice(start, stop))
+            losses, terms = loss(leaves, batch.chosen(slice(start, stop)))
             gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
         sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
         return torch.cat([*(gradient.flatten().double() for gradient in gradients), sums])

@@ -52,34 +52,6 @@ def latent_loss(
     return torch.where(sequence.mask > 0, errors, 0.0).sum(1)
 
 
-def _minibatch(
-    student: Student,
-    parameters: Params,
-    batch: StudentBatch,
-    config: TeacherStudentConfig,
-    ranks: Ranks,
-    block_size: int,
-) -> tuple[Tensor, float]:
-    """Return the gradient (P,) float64 of the mean error per step, and the error.
-
-    Args:
-        student: the architecture.
-        parameters: of the student.
-        batch: this process's trials of the minibatch; there may be none.
-        config: settings.
-        ranks: the processes that share the minibatch.
-        block_size: trials whose gradient is computed at once.
-    """
-
-    def of_trials(leaves: Params, trials: slice) -> tuple[Tensor, list[Tensor]]:
-        losses = latent_loss(student, leaves, batch.chosen(trials), config.truncation)
-        return losses, [losses]
-
-    mask = batch.sequence.mask
-    gradient, means = mean_gradient(of_trials, 1, parameters, mask, ranks, block_size)
-    return gradient, float(means[0])
-
-
 def student_update(
     student: Student,
     parameters: Params,
@@ -112,15 +84,20 @@ def student_update(
     Raises:
         FloatingPointError: if a gradient is not finite.
     """
+
+    def loss(leaves: Params, trials: StudentBatch) -> tuple[Tensor, list[Tensor]]:
+        losses = latent_loss(student, leaves, trials, config.truncation)
+        return losses, [losses]
+
     errors, norms = [], []
     for is_chosen in minibatches(
         indices, num_trials, config.student_epochs, config.num_minibatches, rng, ranks
     ):
         part = batch.chosen(is_chosen)
-        gradient, error = _minibatch(student, parameters, part, config, ranks, block_size)
+        gradient, (error,) = mean_gradient(loss, 1, parameters, part, ranks, block_size)
         step_size, max_norm = config.student_step_size, config.max_gradient_norm
         parameters, state, norm = descend(parameters, gradient, state, step_size, max_norm)
-        errors.append(error)
+        errors.append(float(error))
         norms.append(norm)
     metrics = {
         "update/latent_error": float(np.mean(errors)),

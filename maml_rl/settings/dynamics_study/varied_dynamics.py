@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from maml_envs.engines.dynamics import Parameter
@@ -26,29 +26,6 @@ DEFAULT_DYNAMICS = "body_mass=0.5:2,geom_friction=0.5:2,actuator_gear=0.7:1.3,ac
 """Dynamics of a task family in training, as the flag ``--dynamics`` takes them."""
 _NUM_POINTS = 7
 _DYNAMICS_FLAG = "--env.dynamics."
-
-
-class VariedDynamics(Protocol):
-    """The environment of a study with each of its dynamics."""
-
-    @property
-    def varied(self) -> EnvConfig:
-        """The environment with the dynamics of training."""
-
-    @property
-    def untouched(self) -> EnvConfig:
-        """The environment with nominal dynamics."""
-
-    @property
-    def parameters(self) -> Mapping[str, Parameter]:
-        """What varies in training, by name."""
-
-    @property
-    def last_actuator(self) -> int | None:
-        """Index of the last actuator that may fail; ``None`` if there are none."""
-
-    def at(self, values: Mapping[str, Any]) -> EnvConfig:
-        """The environment with some values, by name; what else varies is nominal."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +121,10 @@ class ArgumentDynamics:
             value = values.get(name, parameter.nominal)
             ranges[name] = {"choices": [int(value) if parameter.is_integer else value]}
         return replace(self.varied, kwarg_ranges=ranges)
+
+
+VariedDynamics = FamilyDynamics | ArgumentDynamics
+"""The environment of a study with each of its dynamics."""
 
 
 def varied_dynamics(base: Config, flags: Sequence[str]) -> VariedDynamics:

@@ -397,7 +397,7 @@ class JointConfig(LearnerConfig):
     name: str = "joint"
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
-    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.joint:joint"
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.make:maml"
     ON_DEVICE: ClassVar[bool] = True
     REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "inner": {
