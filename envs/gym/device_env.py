@@ -18,7 +18,7 @@ from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
 from maml_envs.gym.family_tasks import BatchTasks, check_sizes
-from maml_envs.gym.seeding import reset_mask, seeded_generators
+from maml_envs.gym.seeding import reset_mask, seeded_generators, task_generator
 from torch import Tensor
 
 
@@ -179,12 +179,13 @@ class DeviceVectorEnv(BatchTasks, VectorEnv):
         options = dict(options or {})
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
-        self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
         mask = reset_mask(options, self.num_envs)
+        self._rngs = seeded_generators(self._rngs, seed, mask, self.np_random)
         # Tasks.
         self._set_tasks_of(options)
         if self._tasks is None:
-            self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in self._rngs])
+            generators = [task_generator(rng) for rng in self._rngs]
+            self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in generators])
         # Initial states, drawn on the CPU and copied once.
         is_reset = torch.from_numpy(mask).to(self.device)
         self.engine.reset(is_reset, self._initial_states(np.flatnonzero(mask)))

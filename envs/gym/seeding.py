@@ -8,25 +8,31 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
+_TASK_KEY = 2**31
+"""Not the number of a child of ``Generator.spawn``."""
+
 
 def seeded_generators(
     old: Sequence[np.random.Generator],
     seed: int | Sequence[int | None] | None,
-    num_envs: int,
+    mask: np.ndarray,
     np_random: np.random.Generator,
 ) -> list[np.random.Generator]:
-    """Return the generators of the sub-environments after a reset; one without a seed continues.
+    """Return the generators of the sub-environments after a reset.
+
+    One that is not reset, or has no seed, continues.
 
     Args:
         old: the generators before, or empty.
         seed: that of sub-environment 0, one for each, or ``None``.
-        num_envs: number of sub-environments.
+        mask: which sub-environments are reset, (num_envs,) bool.
         np_random: draws the seeds if there are neither generators nor seeds.
 
     Raises:
         ValueError: if the number of seeds is wrong.
     """
     # One seed per sub-environment.
+    num_envs = len(mask)
     if isinstance(seed, (int, np.integer)):
         seeds: Sequence[int | None] = [int(seed) + i for i in range(num_envs)]
     elif seed is not None:
@@ -37,12 +43,22 @@ def seeded_generators(
         return list(old)
     if len(seeds) != num_envs:
         raise ValueError(f"expected {num_envs} seeds, one per sub-environment, got {len(seeds)}")
-    # New generators, except where the seed is None and there is one.
+    # New generators, except where there is one that continues.
     before: Sequence[np.random.Generator | None] = old or [None] * num_envs
     return [
-        rng if s is None and rng is not None else seeding.np_random(s)[0]
-        for s, rng in zip(seeds, before, strict=True)
+        rng if rng is not None and (s is None or not is_reset) else seeding.np_random(s)[0]
+        for s, rng, is_reset in zip(seeds, before, mask, strict=True)
     ]
+
+
+def task_generator(rng: np.random.Generator) -> np.random.Generator:
+    """Return a generator for the first task, with the seed of ``rng``, which stays as it is.
+
+    So initial states do not depend on whether the task was drawn.
+    """
+    parent: Any = rng.bit_generator.seed_seq
+    spawn_key = (*parent.spawn_key, _TASK_KEY)
+    return np.random.default_rng(np.random.SeedSequence(parent.entropy, spawn_key=spawn_key))
 
 
 def reset_mask(options: Mapping[str, Any], num_envs: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from maml_envs.engines.changes import DynamicsChange, before_and_after, has_chan
 from maml_envs.engines.engine import Engine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
+from maml_envs.gym.seeding import task_generator
 
 
 class _NamedState(dict[str, np.ndarray]):
@@ -191,7 +192,7 @@ class Simulations:
             raise ValueError(f"episode must be a non-negative integer, got {episode!r}")
         # tasks, at the first reset
         if self._tasks is None:
-            self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in rngs])
+            self.set_tasks([sample_tasks(self.family, task_generator(rng), 1)[0] for rng in rngs])
         # change of the dynamics
         if self._change is not None:
             switched = self._change.start(ids, episode)

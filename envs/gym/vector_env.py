@@ -131,8 +131,8 @@ class FamilyVectorEnv(BatchTasks, VectorEnv):
         options = dict(options or {})
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
-        self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
         mask = reset_mask(options, self.num_envs)
+        self._rngs = seeded_generators(self._rngs, seed, mask, self.np_random)
         ids = np.flatnonzero(mask)
         self._set_tasks_of(options)
         # episodes

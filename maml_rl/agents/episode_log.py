@@ -317,17 +317,18 @@ def _flags(flags: Any, name: str) -> np.ndarray:
 
 
 def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a float64 array after checking its shape, and that it is finite."""
+    """Return a float64 array after checking its shape, and that it is finite as float32."""
     try:
         values = np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} of episodes are not an array of numbers: {error}") from error
     if values.shape != shape:
         raise UserError(f"{name} of episodes must have shape {shape}, got {values.shape}")
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        is_finite = np.isfinite(values.astype(np.float32))
+    if not is_finite.all():
         raise UserError(
-            f"{name} of episodes are not finite at step "
-            f"{int(np.argwhere(~np.isfinite(values))[0][0])}"
+            f"{name} of episodes are not finite at step {int(np.argwhere(~is_finite)[0][0])}"
         )
     return values
 

@@ -85,7 +85,7 @@ class TaskVecEnv(VecEnv):
         unstable = np.broadcast_to(info.get("unstable", False), (self.num_envs,))
         flat = np.reshape(observation, (self.num_envs, -1))
         observation = self._observations(np.where(unstable[:, None], self._observation, flat))
-        reward = _finite(np.where(unstable, 0.0, reward), "reward")
+        reward = _finite(np.where(unstable, 0.0, reward), "reward", np.float32)
         ended = terminated | truncated | unstable
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ended.any():
@@ -103,11 +103,11 @@ class TaskVecEnv(VecEnv):
             started, _ = self.env.reset(options={"reset_mask": ended})
             observation[ended] = self._observations(started)[ended]
         self._observation = observation
-        return observation.copy(), reward.astype(np.float32), ended, infos
+        return observation.copy(), reward, ended, infos
 
     def _observations(self, observation: Any) -> np.ndarray:
         """Return a flattened copy in the space's dtype, after checking that it is finite."""
-        copy = np.array(_finite(observation, "observation"), self.observation_space.dtype)
+        copy = _finite(observation, "observation", self.observation_space.dtype)
         return copy.reshape(self.num_envs, -1)
 
     def close(self) -> None:
@@ -138,12 +138,15 @@ class TaskVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def _finite(values: np.ndarray, what: str) -> np.ndarray:
-    if not np.isfinite(values).all():
+def _finite(values: Any, what: str, dtype: Any) -> np.ndarray:
+    """Return a copy of this type, after checking that it is finite."""
+    with np.errstate(over="ignore"):  # too large a value becomes infinite
+        copy = np.array(values, dtype)
+    if not np.isfinite(copy).all():
         raise FloatingPointError(
-            f"{what} of sub-environment {np.argwhere(~np.isfinite(values))[0][0]} is not finite"
+            f"{what} of sub-environment {np.argwhere(~np.isfinite(copy))[0][0]} is not finite"
         )
-    return values
+    return copy
 
 
 def make_vec_env(

@@ -167,6 +167,7 @@ def _measured_stages(
         num_adaptation_steps=num_steps,
         streams=streams,
         belief=_repeated(agent.belief, collector.num_tasks),
+        num_updates_before=agent.num_adaptation_steps,
         final_episodes=not has_own_episodes,
         deterministic=deterministic_adaptation,
     )

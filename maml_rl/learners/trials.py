@@ -103,6 +103,7 @@ def play_trials(
     streams: RandomStreams,
     belief: Belief | None = None,
     first_stage: int = 0,
+    num_updates_before: int = 0,
     final_episodes: bool = True,
     deterministic: bool = False,
     watch: Stopwatch | None = None,
@@ -117,7 +118,8 @@ def play_trials(
         num_adaptation_steps: updates of the belief.
         streams: of random numbers.
         belief: to begin with, (T, ...); default is the prior.
-        first_stage: number of updates that led to ``belief``; random streams continue from there.
+        first_stage: number of the first stage, for random streams and environments.
+        num_updates_before: updates that led to ``belief``, in addition to ``first_stage``.
         final_episodes: whether to play once more after the last update.
         deterministic: whether to play the most probable actions, in all stages.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
@@ -145,7 +147,7 @@ def play_trials(
         watch.lap("advantages")
         # Update, and restore failed tasks; the final episodes are only played.
         if stage < last_stage:
-            updated = learner.update(state, beliefs[-1], usable, stage)
+            updated = learner.update(state, beliefs[-1], usable, num_updates_before + stage)
             updated, failed = contained_update(beliefs[-1], updated, stage, failed)
             beliefs.append(updated)
             watch.lap("adaptation")
@@ -227,7 +229,9 @@ def contained_update(
         UserError: if ``updated`` does not have the names, shapes and types of ``belief``.
     """
     check_belief(updated, belief)
-    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in updated.values()]).all(0)
+    finite = torch.stack(
+        [value.isfinite().reshape(len(value), -1).all(1) for value in updated.values()]
+    ).all(0)
     failed = failed.with_failed(~finite, INNER_STEP, stage)
     if not failed.mask.any():
         return updated, failed

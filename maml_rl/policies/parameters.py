@@ -46,7 +46,8 @@ def requiring_grad(theta: Params) -> dict[str, Tensor]:
 
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
     """Concatenate all parameters into a vector (P,); with ``batch_dims=1``, a stack into (T, P)."""
-    return torch.cat([value.flatten(batch_dims) for value in theta.values()], dim=batch_dims)
+    parts = [value.reshape(*value.shape[:batch_dims], -1) for value in theta.values()]
+    return torch.cat(parts, dim=batch_dims)
 
 
 def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
@@ -54,6 +55,6 @@ def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
     parts = vector.split([value.numel() for value in like.values()], dim=-1)
     lead = vector.shape[:-1]
     return {
-        name: part.reshape(*lead, *value.shape)
+        name: part.reshape((*lead, *value.shape))
         for (name, value), part in zip(like.items(), parts, strict=True)
     }

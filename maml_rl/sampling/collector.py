@@ -282,7 +282,7 @@ class Collector:
         return Recorded(
             observations=self._of_tasks(recorded.observations),
             actions=self._of_tasks(recorded.actions),
-            rewards=self._of_tasks(torch.where(mask, recorded.rewards, 0.0)).to(self.dtype),
+            rewards=self._of_tasks(torch.where(mask, recorded.rewards, 0.0)),
             mask=self._of_tasks(mask).to(self.dtype),
             cause=self._of_tasks(recorded.cause),
             success=self._of_tasks(recorded.success.masked_fill(~is_valid, torch.nan)).to(

@@ -69,7 +69,7 @@ class Recording:
         self.observations: np.ndarray = observations.numpy()
         self.action_map = action_map
         self.actions: list[np.ndarray] = []
-        self.rewards = np.zeros((horizon, num_envs))
+        self.rewards: np.ndarray = torch.zeros(horizon, num_envs, dtype=dtype).numpy()
         self.mask = np.zeros((horizon, num_envs), bool)
         self.cause = np.zeros(num_envs, np.int8)
         self.live = np.ones(num_envs, bool)
@@ -112,7 +112,8 @@ class Recording:
         info: Mapping[str, Any],
     ) -> None:
         """Record what the environment returned for step t, each (N, ...)."""
-        self.rewards[t] = reward
+        with np.errstate(over="ignore"):  # too large a reward becomes infinite
+            self.rewards[t] = reward
         # Discard episodes that failed in this step.
         unstable: np.ndarray | None = info.get("unstable")
         if unstable is not None and np.count_nonzero(unstable):

@@ -109,9 +109,13 @@ def _equal_iterations(run: Path, meta: Config) -> int:
     newest = load_newest(run / "checkpoints", torch.device("cpu"))
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet: set the length by --num_iterations")
+    num_finished = newest.checkpoint.counter("iteration")
+    if num_finished == 0:  # as of a saved agent
+        raise UserError(
+            f"{run} does not say how long it was trained: set the length by --num_iterations"
+        )
     if "inner" in meta.learner.GROUPS:
         # An iteration collects once, instead of once more than it has inner steps.
-        num_finished = newest.checkpoint.counter("iteration")
         return num_finished * (meta.inner.num_steps + 1)
     num_env_steps = newest.checkpoint.counter("num_env_steps")
     return math.ceil(num_env_steps / (meta.meta_batch_size * meta.num_episodes * meta.horizon))

@@ -190,6 +190,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda log: changed(log, "observations", log["observations"] * np.nan),
         "observations .* step 0",
     ),
+    "too large for float32": (
+        lambda log: changed(log, "rewards", [*log["rewards"][:-1], 1e39]),
+        "rewards .* not finite at step 23",
+    ),
     "out of bounds": (lambda log: changed(log, "actions", log["actions"] + 7), "action of step 0"),
     "ends that are no bools": (
         lambda log: changed(log, "truncated", np.full(24, 0.5)),

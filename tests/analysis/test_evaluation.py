@@ -186,6 +186,18 @@ def test_evaluating_changes_nothing_about_the_agent(agent):
     assert all((agent.belief[name] == value).all() for name, value in before.items())
 
 
+def test_an_adapted_agent_goes_on_with_its_next_step(agent):
+    """Its second step has a size of nearly 0."""
+    inner = dataclasses.replace(agent.learner.inner, test_step_sizes=(0.5, 1e-9))
+    stepping = dataclasses.replace(agent, learner=dataclasses.replace(agent.learner, inner=inner))
+    task = {"goal_x": 0.5, "goal_y": 0.0}
+    measured = {"tasks": [task], "num_steps": 1, "num_episodes": 4, "deterministic": True}
+    before, after = evaluate(stepping, **measured).returns
+    assert not np.array_equal(before, after)
+    before, after = evaluate(stepping.adapt(task=task, num_steps=1), **measured).returns
+    np.testing.assert_allclose(before, after, rtol=1e-4)
+
+
 def test_on_chosen_tasks(agent):
     chosen = [{"goal_x": 0.3, "goal_y": -0.2}, {"goal_x": -0.1, "goal_y": 0.4}]
     result = evaluate(agent, tasks=chosen, num_episodes=3, num_steps=1)

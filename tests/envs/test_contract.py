@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_checker import check_env, check_reset_seed_determinism
 from helpers.families import PER_ENGINE, PER_KIND, PER_ROBOT
 from maml_envs.families.tasks import Direction
 
@@ -164,6 +164,13 @@ def test_gymnasiums_checker_accepts_every_family(name: str, egl: None) -> None:
 def test_gymnasiums_checker_without_rendering(name: str) -> None:
     env = _single(name).unwrapped
     check_env(env, skip_render_check=True)
+    env.close()
+
+
+@every_family
+def test_a_reset_with_a_seed_is_the_same_before_and_after_the_task_is_drawn(name: str) -> None:
+    env = _single(name).unwrapped
+    check_reset_seed_determinism(env)
     env.close()
 
 
@@ -321,16 +328,19 @@ def test_reward_is_the_sum_of_its_terms(name: str) -> None:
     single, batch = _single(name), _batch(name, 3)
     single.reset(seed=0)
     batch.reset(seed=0)
+    is_live = np.ones(3, bool)
     for actions in _actions(name, 10, 3):
         _, reward, _, _, info = single.step(actions[0])
         terms = [value for key, value in info.items() if key.startswith("reward_")]
         assert terms
         assert sum(terms) == pytest.approx(reward, rel=0, abs=1e-12)
-        _, reward, _, _, info = batch.step(actions)
+        _, reward, terminated, truncated, info = batch.step(actions)
         terms = [value for key, value in info.items() if key.startswith("reward_")]
         np.testing.assert_allclose(sum(terms), reward, rtol=0, atol=1e-12)
         for key in info:
-            assert key.startswith("_") or info[f"_{key}"].all()
+            if not key.startswith("_"):
+                np.testing.assert_array_equal(info[f"_{key}"], is_live)
+        is_live &= ~(terminated | truncated)
     single.close()
     batch.close()
 

@@ -82,6 +82,18 @@ def test_episodes_are_those_of_the_batch_environment(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_reference")
+def test_delay_and_noise_that_new_tasks_lack_end_at_once() -> None:
+    env, plain = pair("HalfCheetahVel", 2)
+    env.set_tasks([{"goal_velocity": 1.0, "action_delay": 3, "observation_noise": 0.1}] * 2)
+    env.reset(seed=0)
+    for each in (env, plain):
+        each.set_tasks([{"goal_velocity": 1.0}] * 2)
+    first, second = (each.reset(seed=1)[0] for each in (env, plain))
+    np.testing.assert_array_equal(first.numpy(), second)
+    assert_equal_steps((env, plain), 6)
+
+
+@pytest.mark.usefixtures("_reference")
 def test_dynamics_and_delay_are_those_of_the_batch_environment() -> None:
     envs = pair("HalfCheetahVel", 8, dynamics=VARIED)
     for env in envs:

@@ -160,12 +160,22 @@ def test_tasks_can_be_set_without_a_reset() -> None:
             {"goal_velocity": 1.0},
         ]
     )
-    assert all(np.isfinite(env.step(action)[0]).all() for action in actions)
-    mask = np.array([True, False])
-    assert np.isfinite(_observations(env, actions, options={"reset_mask": mask})).all()
     expected = _observations(
         _batch(2, action_delay=[2, 0], observation_noise=[0.1, 0.0]), actions, seed=1
     )
+    np.testing.assert_array_equal(_observations(env, actions, seed=1), expected)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{"action_delay": 3}, {"observation_noise": 0.1}, {"changed/gravity": 2, "change_episode": 1}],
+    ids=str,
+)
+def test_what_new_tasks_lack_ends_at_once(before: dict[str, float]) -> None:
+    env, plain, actions = _batch(2, **before), _batch(2), _actions(6, 2)
+    _observations(env, actions, seed=0)
+    env.set_tasks([{"goal_velocity": 1.0}] * 2)
+    expected = _observations(plain, actions, seed=1)
     np.testing.assert_array_equal(_observations(env, actions, seed=1), expected)
 
 

@@ -120,6 +120,16 @@ def test_subset_of_simulations_equals_a_single_environment(name: str) -> None:
     single.close()
 
 
+def test_the_seed_of_a_reset_of_some_does_not_seed_the_others() -> None:
+    env, intact = (gym.make_vec("maml_rl/HalfCheetahVel-v0", num_envs=2) for _ in range(2))
+    env.reset(seed=[1, 2])
+    intact.reset(seed=[7, 2])
+    env.reset(seed=7, options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(env.reset()[0], intact.reset()[0])
+    env.close()
+    intact.close()
+
+
 def test_termination_at_the_horizon_equals_the_single_environment() -> None:
     env_id, task = "maml_rl/PointNavigation-v0", {"goal_x": 0.1, "goal_y": 0.0}
     batch, single = (

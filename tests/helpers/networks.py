@@ -38,6 +38,17 @@ class Perceptron(nn.Module):
         return self.last(torch.tanh(self.hidden(observations)))
 
 
+class Scaled(Perceptron):
+    """It has a parameter without axes."""
+
+    def __init__(self, observation_space: spaces.Box, num_outputs: int) -> None:
+        super().__init__(observation_space, num_outputs)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.scale * super().forward(observations)
+
+
 class Lazy(nn.Module):
     """Its first layer learns its size from the first observation."""
 

@@ -24,6 +24,7 @@ from maml_rl.learners.pearl.replay import (
 )
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import CODES, REWARD
+from maml_rl.system.distributed import Ranks
 
 HORIZON = 3
 
@@ -71,7 +72,7 @@ def stage(
 def entry_of(
     stages: list[Episodes], tasks: list[int], num_prior_stages: int = 1
 ) -> dict[str, Tensor]:
-    return history_entry(stages, tasks, num_prior_stages, action_scale=0.5)
+    return history_entry(stages, tasks, num_prior_stages, action_scale=0.5, ranks=Ranks())
 
 
 def test_an_entry_has_rows_of_valid_episodes_and_their_last_observations() -> None:

@@ -40,6 +40,7 @@ from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.settings.learners import InnerConfig, ProMPConfig, TRPOConfig
 from maml_rl.settings.policy import PolicyConfig
+from maml_rl.training.compose import open_training
 
 VECTORS = spaces.Box(-1.0, 1.0, (OBSERVATION_SIZE,))
 IMAGES = spaces.Box(0, 255, (5, 7, 2), np.uint8)
@@ -262,6 +263,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_iterations=2,
         policy={"normalize_observations": True},
     )
+
+
+@pytest.mark.parametrize("outer", ["trpo", "promp", "reptile"])
+def test_a_parameter_without_axes_learns(tmp_path: Path, outer: str) -> None:
+    surrogate = {"promp": {"surrogate": "likelihood_ratio"}}.get(outer, {})
+    policy = {"network": "helpers.networks:Scaled"}
+    config = tiny(tmp_path / "run", policy=policy, outer=outer, inner=surrogate)
+    with open_training(config) as training:
+        before, after = training.agent.state, training.iterate().state
+    name = "network.scale"
+    assert after.tensors["theta"][name].shape == ()
+    assert after.tensors["theta"][name] != before.tensors["theta"][name]
 
 
 def images(number: int) -> np.ndarray:

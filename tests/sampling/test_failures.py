@@ -328,6 +328,31 @@ def test_an_episode_that_starts_with_inf_is_discarded(tmp_path, monkeypatch):
     assert metrics["train/discarded_episodes"] == 2
 
 
+@pytest.mark.parametrize("reward", [np.inf, 1e39])
+@pytest.mark.parametrize("learner", ["maml", "rl2", "pearl"])
+def test_a_reward_that_float32_cannot_hold_costs_its_episode(
+    tmp_path, monkeypatch, learner, reward
+):
+    config = tiny(tmp_path / "run", learner=learner, meta_batch_size=8, horizon=6)
+    with open_training(config) as training:
+        env, step = training.collector.env, training.collector.env.step
+
+        def spoilt(actions: Any) -> Any:
+            observation, rewards, *others = step(actions)
+            rewards = rewards.astype(float)
+            rewards[1] = reward
+            return observation, rewards, *others
+
+        monkeypatch.setattr(env, "step", spoilt)
+        trial, tasks = play(training)
+    rows = trial.failures.rows(tasks)
+    assert {row.what for row in rows} <= {REWARD, NO_EPISODE}
+    assert any(row.what == REWARD for row in rows)
+    for stage in trial.episodes:
+        assert stage.rewards.isfinite().all()
+        assert stage.discarded.sum() >= 1
+
+
 @pytest.mark.filterwarnings("ignore:.*inf value")
 def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch):
     """It is reset, and what it returns then is ignored."""

@@ -182,13 +182,19 @@ def test_the_number_of_processes_changes_nothing_for_a_teacher_and_a_student(
 
 
 @pytest.mark.slow
-def test_the_number_of_processes_changes_nothing_for_a_replay(tmp_path: Path) -> None:
-    """Both processes have all episodes, and compute their blocks of an update's tasks."""
+@pytest.mark.parametrize("num_training_tasks", [2, 20])
+def test_the_number_of_processes_changes_nothing_for_a_replay(
+    tmp_path: Path, num_training_tasks: int
+) -> None:
+    """Both processes have all episodes, and compute their blocks of an update's tasks.
+
+    With 2 tasks, both processes play the same ones.
+    """
     off_policy = {
         "learner": "pearl",
         "learner.hidden_sizes": [8],
         "learner.encoder_hidden_sizes": [8],
-        "learner.num_training_tasks": 20,
+        "learner.num_training_tasks": num_training_tasks,
         "learner.num_updates": 5,
         "learner.batch_size": 16,
     }

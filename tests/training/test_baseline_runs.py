@@ -297,6 +297,13 @@ def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(
     assert baseline_config(run, "oracle", num_iterations=4).num_iterations == 4
 
 
+def test_a_saved_agent_does_not_say_how_long_it_was_trained(tmp_path: Path, finished: Path) -> None:
+    saved = maml_rl.load(finished).save(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"how long it was trained: .*--num_iterations"):
+        baseline_config(saved, "oracle")
+    assert baseline_config(saved, "oracle", num_iterations=4).num_iterations == 4
+
+
 @pytest.mark.slow
 def test_after_a_learner_without_inner_steps_baselines_take_as_many_control_steps(
     tmp_path: Path,

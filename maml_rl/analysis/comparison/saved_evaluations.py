@@ -95,6 +95,7 @@ def evaluation_file(
         dict(arguments),
         None if tasks is None else [plain_task(task, env.name) for task in tasks],
         dict(fixed),
+        agent.num_adaptation_steps,
         *(
             dataclasses.asdict(getattr(config, group))
             for group in ("learner", "policy", *config.learner.GROUPS)

@@ -351,8 +351,9 @@ class PEARL(Learner):
             collector.of_this_process(numbers)[valid.cpu().numpy()].tolist(),
             num_prior_stages,
             self.action_scale,
+            ranks,
         )
-        return _Part(played, {name: ranks.gather(value) for name, value in entry.items()})
+        return _Part(played, entry)
 
 
 def _progress(collector: Collector, ranks: Ranks) -> Callable[[str], None]:

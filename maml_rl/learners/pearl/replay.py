@@ -18,6 +18,7 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.learners.base import check_group
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.system.distributed import Ranks
 
 _MOST_ENTRIES = 5000
 """Bound on the list of entries in a checkpoint."""
@@ -36,21 +37,24 @@ def history_entry(
     tasks: Sequence[int],
     num_prior_stages: int,
     action_scale: float,
+    ranks: Ranks,
 ) -> dict[str, Tensor]:
-    """Return the valid episodes of trials in T tasks.
+    """Return the valid episodes of trials in the tasks of all processes.
 
     If the observation after the last step of an episode is not finite, the step is left out.
 
     Args:
-        stages: with raw observations (T, E, H, O).
+        stages: of T tasks of this process, with raw observations (T, E, H, O).
         tasks: their numbers among the training tasks, T of them.
         num_prior_stages: the first stages, in which z was from the prior.
         action_scale: by which outputs are multiplied to be in [−1, 1].
+        ranks: the processes. One stage follows another, with the tasks of all processes in their
+            order, so that the order does not depend on the number of processes.
     """
-    parts = [
-        _rows(stage, tasks, number < num_prior_stages, action_scale)
-        for number, stage in enumerate(stages)
-    ]
+    parts = []
+    for number, stage in enumerate(stages):
+        part = _rows(stage, tasks, number < num_prior_stages, action_scale)
+        parts.append({name: ranks.gather(value) for name, value in part.items()})
     return joined(parts)
 
 
