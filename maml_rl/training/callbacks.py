@@ -98,8 +98,8 @@ class StopOnPlateau(Callback):
     Args:
         metric: a tag of docs/metrics.md that is logged in every iteration, or an ``evaluation/``
             one, which is logged every ``logging.evaluate_every`` iterations.
-        patience: stop when the largest value is this number of iterations old, or older.
-        min_delta: a value counts as larger if it exceeds the largest one by more than this.
+        patience: stop when the last rise is this number of iterations ago.
+        min_delta: a value is a rise if it exceeds that of the last rise by more than this.
 
     Raises:
         UserError: if ``metric`` is not a string, or ``patience`` or ``min_delta`` out of range.
@@ -136,11 +136,15 @@ class StopOnPlateau(Callback):
         """Stop the run if the metric has not risen for ``patience`` iterations.
 
         Raises:
-            UserError: if the metric is not logged.
+            UserError: if the metric is not logged, and was not before.
         """
         if self.metric in metrics:
             if self._add(run.iteration, metrics[self.metric]):
                 self._stop(run)
+            return
+        # After a failed update, metrics of it are missing.
+        has_failed = any(value and name.endswith("/failed") for name, value in metrics.items())
+        if has_failed or self._best_iteration > 0:
             return
         is_evaluated = any(name.startswith(_EVALUATION) for name in metrics)
         if is_evaluated or not self.metric.startswith(_EVALUATION):
@@ -150,7 +154,7 @@ class StopOnPlateau(Callback):
             )
 
     def _add(self, iteration: int, value: float) -> bool:
-        """Add a value; return whether the largest one is too old."""
+        """Add a value; return whether the last rise is too long ago."""
         if value > self._best + self.min_delta:
             self._best, self._best_iteration = value, iteration
         return iteration - self._best_iteration >= self.patience

@@ -39,7 +39,7 @@ from maml_rl.analysis.run_labels import group_settings
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.training.baseline_runs import baseline_config
-from maml_rl.training.callbacks import StopOnPlateau
+from maml_rl.training.callbacks import RunInProgress, StopOnPlateau, make_callbacks
 
 
 class Recorder(maml_rl.Callback):
@@ -69,6 +69,17 @@ class Recorder(maml_rl.Callback):
 
     def on_end(self, run: Any) -> None:
         self._called("end", run)
+
+
+class FakeRun:
+    """What StopOnPlateau asks of a run."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+        self.reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        self.reason = reason
 
 
 class Numbers(maml_rl.Callback):
@@ -233,6 +244,13 @@ def test_what_is_not_a_callback_is_refused(tmp_path: Path, callbacks: Any, messa
     assert not (tmp_path / "run").exists()
 
 
+def test_the_first_reason_to_stop_counts() -> None:
+    run = RunInProgress(Path("run"), None, None)
+    run.stop("enough")
+    run.stop("too slow")
+    assert run.stop_reason == "enough"
+
+
 # --- on the command line ---
 
 MODULE = """
@@ -305,6 +323,12 @@ def test_a_single_callback_needs_no_list(project: Path) -> None:
     config = maml_rl.load_config(env="PointNavigation", callbacks="my_callbacks:Stop")
     assert config.callbacks == ("my_callbacks:Stop",)
     assert config == maml_rl.load_config(env="PointNavigation", callbacks=["my_callbacks:Stop"])
+
+
+def test_those_of_the_settings_come_before_those_of_the_caller(project: Path) -> None:
+    config = tiny(project / "run", callbacks="my_callbacks:Hello", max_env_steps=9)
+    made = make_callbacks(config, [Recorder()])
+    assert [type(callback).__name__ for callback in made] == ["MaxEnvSteps", "Hello", "Recorder"]
 
 
 @pytest.mark.slow
@@ -399,6 +423,25 @@ def test_a_metric_that_is_not_logged_is_refused(tmp_path: Path) -> None:
         config = tiny(tmp_path / name, logging={"evaluate_every": 2})
         with pytest.raises(UserError, match=rf"Did you mean {suggestion}\? Logged are .*outer/kl"):
             maml_rl.train(config, [StopOnPlateau(name, 3)])
+
+
+@pytest.mark.parametrize(("missing_in", "last"), [(1, 5), (3, 6)])
+def test_a_metric_may_be_missing_after_a_failed_update(missing_in: int, last: int) -> None:
+    """The last rise is in iteration 3, or 4 where 3 failed."""
+    callback = StopOnPlateau("update/kl", patience=2)
+    for i, value in enumerate([1.0, 2.0, 3.0, 3.0, 3.0, 3.0][:last], 1):
+        run = FakeRun(i)
+        metrics = {"update/failed": 0.0, "update/kl": value}
+        callback.on_iteration(run, {"update/failed": 1.0} if i == missing_in else metrics)
+        assert (run.reason is not None) == (i == last)
+
+
+def test_a_metric_that_was_logged_before_may_be_missing() -> None:
+    callback = StopOnPlateau("my/number", patience=2)
+    callback.on_iteration(FakeRun(1), {"my/number": 1.0})
+    callback.on_iteration(FakeRun(2), {"outer/kl": 1.0})
+    with pytest.raises(UserError, match="'my/other' is not logged"):
+        StopOnPlateau("my/other", patience=2).on_iteration(FakeRun(2), {"outer/kl": 1.0})
 
 
 @pytest.mark.slow
