@@ -26,6 +26,7 @@ from maml_rl.learners.pearl.replay import make_replay, num_transitions
 from maml_rl.learners.pearl.sac import Batch, sac_update
 from maml_rl.learners.pearl.updates import drawn_batch
 from maml_rl.learners.trials import play_trials, sample_tasks
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import NO_EPISODE, OUTER_STEP, REWARD, TooManyFailures
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -143,8 +144,9 @@ def goals_by_task(
 
 
 def test_training_tasks_stay_the_same(training: Training) -> None:
-    """The rewards of a task are those of one goal in all iterations."""
-    state = iterated(training, 3).agent.state
+    """The rewards of a task are those of one goal in all iterations, which play different tasks."""
+    state = iterated(training, 4).agent.state
+    assert len({frozenset(entry["tasks"].tolist()) for entry in state.history[1:]}) > 1
     found = goals_by_task(training, state)
     assert sorted(found) == [0, 1, 2, 3]
     of_tasks = []
@@ -253,6 +255,73 @@ def test_a_batch_is_of_all_data_and_its_context_of_recent_exploration(
         everything = {1000.0 * task + number for number in range(counts[task])}
         assert set(rewards.tolist()) == everything
         assert set(context[:, place].tolist()) == recent[task] < everything
+        steps = torch.diff(context[:, place])  # after the last one comes the first
+        is_in_order = bool(((steps == 1) | (steps == 1 - len(recent[task]))).all())
+        assert is_in_order == (encoder == "gru")
+
+
+def test_a_batch_and_its_context_have_normalised_observations(tmp_path: Path) -> None:
+    with open_training(config(tmp_path)) as training:
+        training = iterated(training, 1)
+    learner = learner_of(training)
+    replay = make_replay(training.agent.state.history, 1)
+    mean, std = torch.tensor([3.0, -1.0]), torch.tensor([2.0, 0.5])
+    normalizer = ObservationNormalizer(torch.tensor(1.0), mean.double(), std.double() ** 2)
+    raw, normalised = (
+        drawn_batch(replay, each, learner.networks, learner.config, True, np.random.default_rng(0))
+        for each in (None, normalizer)
+    )
+    expected = raw.transitions._replace(
+        observations=(raw.transitions.observations - mean) / std,
+        next_observations=(raw.transitions.next_observations - mean) / std,
+    )
+    for name, value in expected._asdict().items():
+        torch.testing.assert_close(getattr(normalised.transitions, name), value)
+    context = raw.context.clone()
+    for columns in (slice(0, 2), slice(-2, None)):
+        context[..., columns] = (context[..., columns] - mean) / std
+    torch.testing.assert_close(normalised.context, context)
+
+
+def test_an_iteration_draws_contexts_from_the_window_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = []
+
+    def recorded(history: Any, context_window: int) -> Any:
+        windows.append(context_window)
+        return make_replay(history, context_window)
+
+    monkeypatch.setattr(updates, "make_replay", recorded)
+    with open_training(config(tmp_path, learner={"context_window": 3})) as training:
+        training.iterate()
+    assert windows == [3]
+
+
+def test_metrics_are_means_over_the_updates(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def recorded(*arguments: Any) -> Any:
+        learned, metrics = sac_update(*arguments)
+        seen.append(metrics)
+        return learned, metrics
+
+    monkeypatch.setattr(updates, "sac_update", recorded)
+    state, metrics, _ = training.iterate()
+    assert len(seen) == 2
+    for name, first in seen[0].items():
+        assert metrics[name] == pytest.approx((first + seen[1][name]) / 2)
+        assert first != seen[1][name]
+    log_alpha = float(state.tensors["temperature"]["log_alpha"])
+    assert metrics["update/temperature"] == pytest.approx(math.exp(log_alpha))
+    assert metrics["train/replay_size"] == num_transitions(state.history[0])
+
+
+def test_the_notice_has_the_length_of_the_first_iteration(training: Training) -> None:
+    notice = learner_of(training).notice(5)
+    assert "2 episodes in each of the 4 training tasks, at most 40 more control steps" in notice
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5])

@@ -9,6 +9,7 @@ import maml_envs  # noqa: F401  registers the families
 import numpy as np
 import pytest
 import torch
+from helpers.runs import tiny
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
 from maml_rl.learners.maml.learner import MAML
@@ -22,6 +23,7 @@ from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, TRPOConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.training.compose import open_training
 
 CPU = torch.device("cpu")
 SCALE = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
@@ -142,11 +144,15 @@ def test_keeps_the_dtype_of_observations():
 
 
 class RecordingEnv:
-    """Wraps a vector environment, and records the observations of steps of unfinished episodes."""
+    """Records what a vector environment observes before steps of unfinished episodes.
+
+    ``last`` are the observations after the last steps, except those of the last episodes.
+    """
 
     def __init__(self, env) -> None:
         self._env = env
         self.raw: list[np.ndarray] = []
+        self.last: list[np.ndarray] = []
 
     def __getattr__(self, name):
         return getattr(self._env, name)
@@ -158,15 +164,17 @@ class RecordingEnv:
             super().__setattr__(name, value)
 
     def reset(self, **options):
+        if self.raw:
+            self.last.append(self.observation)
         observation, info = self._env.reset(**options)
-        self._acting_on = observation.copy()
+        self.observation = observation.copy()
         self._live = np.ones(self._env.num_envs, bool)
         return observation, info
 
     def step(self, actions):
-        self.raw.append(self._acting_on[self._live])
+        self.raw.append(self.observation[self._live])
         observation, reward, terminated, truncated, info = self._env.step(actions)
-        self._acting_on, self._live = observation.copy(), ~(terminated | truncated)
+        self.observation, self._live = observation.copy(), ~(terminated | truncated)
         return observation, reward, terminated, truncated, info
 
 
@@ -210,3 +218,28 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
     assert int(normalizer.num_states) == len(raw)
     np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(normalizer.std.numpy(), raw.std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("learner", ["maml", "rl2", "rma", "pearl"])
+def test_every_learner_counts_every_raw_state_once(tmp_path, learner):
+    """PEARL counts the last state of an episode, too."""
+    small = {"rl2": {"num_minibatches": 1}, "rma": {"num_minibatches": 1}, "maml": {}}
+    small["pearl"] = {"num_training_tasks": 0, "num_updates": 1}
+    settings = {"name": learner, **small[learner]}
+    policy = {"normalize_observations": True, "hidden_sizes": [4]}
+    env = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2]}}
+    with open_training(
+        tiny(tmp_path / "run", env=env, learner=settings, policy=policy)
+    ) as training:
+        env = RecordingEnv(training.collector.env)
+        collector = dataclasses.replace(training.collector, env=env)
+        training = training._replace(collector=collector)
+        for _ in range(3):
+            training = training.continued(training.iterate().state)
+    normalizer = training.agent.state.normalizer
+    last = [*env.last, env.observation] if learner == "pearl" else []
+    raw = np.concatenate(env.raw + last)
+    assert int(normalizer.num_states) == len(raw)
+    np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-4, atol=1e-5)
+    std = np.where(raw.std(0) > 1e-6, raw.std(0), 1.0)  # a constant is not scaled
+    np.testing.assert_allclose(normalizer.std.numpy(), std, rtol=1e-4)
