@@ -138,8 +138,10 @@ def test_discrete_actions_and_episodes_of_any_length(cartpole: Agent) -> None:
     log = played(cartpole, cartpole_env)
     ends = np.flatnonzero(log["truncated"])
     log["terminated"][ends[0] - 3] = True  # the first episode is two
+    separate = cartpole.adapt(episodes=log)
     log["episode_ends"] = log.pop("truncated") | log.pop("terminated")
     other = cartpole.adapt(episodes=maml_rl.EpisodeLog(**log))
+    assert_same(separate, other, cartpole)
     assert not torch.equal(other.belief["weight_0"], cartpole.adapt().belief["weight_0"])
 
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 
 import maml_rl
 from maml_rl.agents import sb3_env
-from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
+from maml_rl.agents.from_scratch import PPOSettings, _mean_return, ppo_learning_curve
 from maml_rl.agents.sb3_env import TaskVecEnv
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import make_task_vector_env
@@ -274,6 +274,33 @@ def test_a_non_finite_value_stops_where_it_enters() -> None:
     env.step(np.zeros(3, int))
     with pytest.raises(FloatingPointError, match="observation of sub-environment 1 is not finite"):
         env.step(np.zeros(3, int))
+
+
+class Still:
+    """A model whose action is always 0."""
+
+    def predict(self, observation: np.ndarray) -> tuple[np.ndarray, None]:
+        return np.zeros(len(observation), int), None
+
+
+def test_the_mean_return_is_of_one_episode_of_each_sub_environment() -> None:
+    env = make_task_vector_env(EnvConfig(name="TestWalk-v0"), 4, 10)
+    lengths = np.array([1, 5, 2, 4])
+    env.set_tasks([{"length": int(length)} for length in lengths])
+    expected = (lengths * (lengths + 1) / 2).mean()  # rewards 1, 2, 3, ...
+    assert _mean_return(Still(), TaskVecEnv(env), seed=0) == pytest.approx(expected)
+    env.close()
+
+
+def test_an_episode_that_became_unstable_has_no_return() -> None:
+    class Ends(Breaking):
+        """Episodes of five steps with rewards of 1; that of the second fails in step 3."""
+
+        def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+            observation, reward, terminated, truncated, info = super().step(actions)
+            return observation, reward, terminated | (self.count == 5), truncated, info
+
+    assert _mean_return(Still(), TaskVecEnv(Ends()), seed=0) == 5
 
 
 curve_of = functools.partial(ppo_learning_curve, EnvConfig(name="PointNavigation"))

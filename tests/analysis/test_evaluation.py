@@ -10,7 +10,7 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.evaluation import Evaluation, evaluate, fresh_tasks
 from maml_rl.errors import UserError
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.settings.env import EnvConfig
@@ -117,23 +117,6 @@ def test_more_steps_do_not_change_the_earlier_ones(agent, result):
     np.testing.assert_array_equal(run_evaluation(agent, num_steps=1).returns, result.returns[:2])
 
 
-def test_the_interval_brackets_the_mean_and_shrinks():
-    rng = np.random.default_rng(0)
-
-    def width(num_tasks: int) -> float:
-        returns = rng.normal(3.0, 2.0, (2, num_tasks, 1))
-        result = Evaluation([{}] * num_tasks, returns, returns, {})
-        low, high = result.interval.T
-        assert (low < result.mean).all()
-        assert (result.mean < high).all()
-        return float((high - low).mean())
-
-    narrow, wide = width(400), width(25)
-    # 2 · 1.96 · 2 / sqrt(n): 0.39 and 1.57.
-    assert narrow == pytest.approx(0.39, rel=0.2)
-    assert wide == pytest.approx(1.57, rel=0.4)
-
-
 def test_one_task_has_no_interval():
     result = Evaluation([{}], np.array([[[1.0, 3.0]]]), np.full((1, 1, 2), np.nan), DESCRIPTION)
     assert np.isnan(result.interval).all()
@@ -196,6 +179,16 @@ def test_an_adapted_agent_goes_on_with_its_next_step(agent):
     assert not np.array_equal(before, after)
     before, after = evaluate(stepping.adapt(task=task, num_steps=1), **measured).returns
     np.testing.assert_allclose(before, after, rtol=1e-4)
+
+
+def test_the_tasks_are_held_out_by_default(tmp_path):
+    """Actuator 0 is never disabled in training."""
+    with open_training(tiny(tmp_path / "run", env="CrippledHalfCheetah", horizon=3)) as training:
+        agent = training.agent
+    result = evaluate(agent, num_tasks=5, num_episodes=1, num_steps=0)
+    for tasks in (result.tasks, fresh_tasks(agent, 0)):
+        assert {task["disabled_actuator"] for task in tasks} == {0}
+    assert result.description["env_settings"]["split"] == "held_out"
 
 
 def test_on_chosen_tasks(agent):

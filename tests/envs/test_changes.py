@@ -201,6 +201,12 @@ def test_the_change_holds_in_later_episodes_and_not_in_earlier_ones() -> None:
         again = _episode(env, actions, seed=episode, options={"episode": episode})
         _assert_equal(again, expected)
     assert env.is_changed.tolist() == [True, False]
+    single = gym.make(maml_envs.env_id("HalfCheetahVel"), max_episode_steps=1000)
+    single.unwrapped.set_task(task)
+    for episode, expected in ((0, before), (2, after), (1, middle)):
+        single.reset(seed=episode, options={"episode": episode})
+        observations = [single.step(action[0])[0] for action in actions]
+        np.testing.assert_array_equal(observations, expected["observations"][1:, 0])
     # The next task starts from the untouched model, with its own first episode
     env.set_tasks([CHEETAH, task])
     for seed in range(3):

@@ -179,6 +179,11 @@ def test_default_number_of_threads_is_the_available_cpus(
     maml_envs.FamilyVectorEnv(family, 2).close()
     maml_envs.FamilyVectorEnv(family, 2, num_threads=2).close()
     assert num_threads_used == [1, 2]
+    # Processes of torchrun share the CPUs of their machine.
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    maml_envs.FamilyVectorEnv(family, 2).close()
+    assert num_threads_used == [1, 2, 2]
 
 
 @per_kind

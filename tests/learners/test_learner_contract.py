@@ -295,6 +295,9 @@ def test_an_iteration_counts_and_reports(training: Training, state: LearnerState
     for stage in range(learner.num_training_stages):
         assert f"train/return_after_{stage}_steps" in metrics
     assert f"train/return_after_{learner.num_training_stages}_steps" not in metrics
+    if "train/policy_std" in metrics:
+        std = after.tensors["theta"]["log_std"].exp().mean()
+        assert metrics["train/policy_std"] == pytest.approx(float(std))
 
 
 def test_the_choice_after_training_does_not_change_the_next_iteration(

@@ -392,7 +392,7 @@ def test_an_update_is_two_steps_of_adam(name: str) -> None:
 
 
 @encoders
-def test_blocks_and_processes_change_nothing(name: str) -> None:
+def test_blocks_change_nothing(name: str) -> None:
     learned = make_learned(ENCODERS[name])
     whole, metrics = updated(name, learned)
     split, split_metrics = updated(name, learned, block_size=1)

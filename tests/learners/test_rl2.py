@@ -41,6 +41,7 @@ from maml_rl.learners.recurrent.actor import RecurrentActor
 from maml_rl.learners.recurrent.batch import TrialBatch, evaluated_trials
 from maml_rl.learners.recurrent.ppo import Terms, loss_terms, ppo_update
 from maml_rl.learners.recurrent.sequence import TrialSequence, trial_advantages, trial_sequence
+from maml_rl.learners.recurrent.trial_gradient import mean_gradient
 from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.rl2.learner import RL2
 from maml_rl.learners.trials import play_trials, sample_tasks
@@ -523,6 +524,26 @@ def test_an_update_descends_the_mean_loss_per_step(
     # A small enough step decreases the loss.
     small = run_ppo(batch, theta, changed(), step_size=1e-5)[0]
     assert float(ppo.loss(loss_terms(make_policy(), small, batch, CONFIG), CONFIG).sum()) < loss
+
+
+def test_metrics_are_means_over_the_updates(
+    theta: dict[str, Tensor], batch: TrialBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def recorded(*arguments: Any) -> Any:
+        gradient, means = mean_gradient(*arguments)
+        steps.append({**Terms(*means)._asdict(), "gradient_norm": gradient.norm()})
+        return gradient, means
+
+    monkeypatch.setattr(ppo, "mean_gradient", recorded)
+    _, _, metrics = run_ppo(batch, theta, changed(num_epochs=3), step_size=1e-2)
+    assert len(steps) == 3
+    assert metrics["update/kl"] == pytest.approx(float(steps[-1]["kl"]))
+    for name in ("surrogate", "entropy", "gradient_norm"):
+        values = [float(step[name]) for step in steps]
+        assert metrics[f"update/{name}"] == pytest.approx(sum(values) / 3)
+        assert values[0] != values[2]
 
 
 def test_the_gradient_is_scaled_down_to_its_bound(

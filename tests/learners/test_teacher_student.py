@@ -42,6 +42,7 @@ from maml_rl.learners.recurrent import iteration as trial_iteration
 from maml_rl.learners.recurrent import ppo
 from maml_rl.learners.recurrent.actor import RecurrentActor
 from maml_rl.learners.recurrent.sequence import trial_advantages, trial_sequence
+from maml_rl.learners.recurrent.trial_gradient import mean_gradient
 from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.teacher_student import learner as learner_module
 from maml_rl.learners.teacher_student import regression
@@ -182,6 +183,11 @@ def test_truncation_does_not_change_the_students_loss(kind: str) -> None:
     torch.testing.assert_close(losses[0], losses[2])
 
 
+def test_the_teacher_begins_with_the_standard_deviation_of_the_settings() -> None:
+    theta = make_teacher("rma").initial_parameters(np.random.default_rng(0))
+    assert theta["log_std"].exp().tolist() == pytest.approx([0.7] * len(theta["log_std"]))
+
+
 def test_truncation_cuts_the_students_backpropagation() -> None:
     student = make_student("rma")
     parameters = make_parameters(student)
@@ -194,6 +200,13 @@ def test_truncation_cuts_the_students_backpropagation() -> None:
 
     torch.testing.assert_close(gradient(None), gradient(ALL))
     assert not torch.allclose(gradient(None), gradient(2), rtol=1e-3)
+    # As the settings say.
+    whole, as_long, cut = (
+        run_update(student, batch, truncation=truncation)[1]["exp_avg"]
+        for truncation in (None, 1000, 2)
+    )
+    torch.testing.assert_close(whole, as_long)
+    assert not torch.allclose(whole, cut, rtol=1e-3)
 
 
 def run_update(
@@ -244,6 +257,21 @@ def test_further_updates_fit_z_better(kind: str) -> None:
     _, _, later = run_update(student, batch, student_epochs=40, student_step_size=3e-2)
     assert later["update/num_steps"] == 40
     assert later["update/latent_error"] < 0.7 * first["update/latent_error"]
+
+
+def test_the_error_is_the_mean_over_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+
+    def recorded(*arguments: Any) -> Any:
+        gradient, means = mean_gradient(*arguments)
+        errors.append(float(means[0]))
+        return gradient, means
+
+    monkeypatch.setattr(regression, "mean_gradient", recorded)
+    student = make_student("rma")
+    _, _, metrics = run_update(student, make_student_batch(student), student_epochs=3)
+    assert len(set(errors)) == 3
+    assert metrics["update/latent_error"] == pytest.approx(sum(errors) / 3)
 
 
 def test_trials_that_failed_are_missing_from_their_minibatch() -> None:

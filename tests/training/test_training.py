@@ -38,7 +38,8 @@ from maml_rl.learners.base import LearnerState
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.runs.run_folder import locked
-from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.config import Config, origin, to_mapping
+from maml_rl.settings.env import EnvConfig
 from maml_rl.system.torch_runtime import resolve_device
 from maml_rl.training import compose, finish
 from maml_rl.training.compose import open_training
@@ -92,11 +93,18 @@ def test_a_run_folder_holds_what_it_promises(whole):
     assert not (whole / "videos").exists()
 
 
-def test_environment_steps_are_counted(whole):
-    assert last(whole).values["num_env_steps"] == int(
-        float(progress(whole)[-1]["time/num_env_steps"])
+def test_a_run_is_of_the_same_environment_where_its_module_has_moved():
+    first, second, other = (
+        origin(Config(env=EnvConfig(name=name))) for name in ("a:Env-v0", "b.c:Env-v0", "a:Env-v1")
     )
-    assert 0 < last(whole).values["num_env_steps"] <= 6 * 3 * 2 * 5 * 2
+    assert first == second != other
+
+
+def test_environment_steps_are_counted(whole):
+    num_iterations, num_tasks, num_episodes, horizon, num_stages = 6, 3, 2, 5, 2
+    expected = num_iterations * num_tasks * num_episodes * horizon * num_stages
+    assert last(whole).values["num_env_steps"] == expected
+    assert float(progress(whole)[-1]["time/num_env_steps"]) == expected
 
 
 def test_the_same_seed_gives_the_same_run_whatever_the_global_generators(whole, tmp_path):
