@@ -298,15 +298,12 @@ def make_policy(
     if config.network is not None:
         policy: Policy = make_network_policy(config, observation_space, action_space, seed)
         return policy.requires_grad_(False)
-    num_entries = math.prod(observation_space.shape)
-    if num_entries > MOST_OBSERVATION_ENTRIES:
-        raise UserError(
-            f"observations of {num_entries} entries are too large for a multilayer perceptron, "
-            f"which takes at most {MOST_OBSERVATION_ENTRIES}: set policy.network to a network of "
-            "your own, such as a convolutional one (docs/custom_networks.md)"
-        )
+    advice = (
+        ": set policy.network to a network of your own, such as a convolutional one "
+        "(docs/custom_networks.md)"
+    )
     policy = MLPPolicy(
-        observation_size=num_entries,
+        observation_size=vector_size(observation_space, "a multilayer perceptron", advice),
         action_head=ActionHead.of(action_space),
         hidden_sizes=config.hidden_sizes,
         nonlinearity=config.nonlinearity,
@@ -318,12 +315,13 @@ def make_policy(
     return policy.requires_grad_(False)
 
 
-def vector_size(space: spaces.Space[Any], learner: str) -> int:
-    """Return the number of entries of an observation, for a learner that reads vectors.
+def vector_size(space: spaces.Space[Any], reader: str, advice: str = "") -> int:
+    """Return the number of entries of an observation, for what reads vectors.
 
     Args:
         space: of one environment's observations.
-        learner: name of the learner, for the message.
+        reader: what reads them, for the message.
+        advice: end of the message.
 
     Raises:
         UserError: if the space is not a Box, or too large for a multilayer perceptron.
@@ -333,7 +331,7 @@ def vector_size(space: spaces.Space[Any], learner: str) -> int:
     size = math.prod(space.shape)
     if size > MOST_OBSERVATION_ENTRIES:
         raise UserError(
-            f"observations of {size} entries are too large for the learner {learner}, which takes "
-            f"at most {MOST_OBSERVATION_ENTRIES}"
+            f"observations of {size} entries are too large for {reader}, which takes at most "
+            f"{MOST_OBSERVATION_ENTRIES}{advice}"
         )
     return size

@@ -166,9 +166,7 @@ class Comparison:
         if self.scratch is not None:
             num_tasks = len(self.scratch.tasks)
             lines.append(f"return on {num_tasks} of these tasks, against control steps in each:")
-            lines += text_table(
-                [[name, f"{n:,}", f"{value:.1f}"] for name, n, value in self.scratch_rows()]
-            )
+            lines += text_table(self.scratch_rows())
         return "\n".join(lines).rstrip()
 
     def return_rows(self, names: Sequence[str]) -> list[list[str]]:
@@ -233,24 +231,25 @@ class Comparison:
         is_same = self.actions == "sampled actions"
         return self.scratch.label if is_same else f"{self.scratch.label} (sampled actions)"
 
-    def scratch_rows(self) -> list[tuple[str, int, float]]:
-        """Return name, control steps per task and mean return, on the tasks learned from scratch.
+    def scratch_rows(self) -> list[list[str]]:
+        """Return the cells of the table of the tasks that were also learned from scratch.
 
-        Each method has one row; learning from scratch has about six.
+        A header, then one row for each method, and about six for learning from scratch.
         """
         assert self.scratch is not None, "called only with curves from scratch"
         scratch = self.scratch
-        rows = []
+        rows = [["policy", "control steps in each task", "return"]]
         for entry in self.main:
             k = entry.adapted_step
             num_env_steps = int(entry.episodes_used[k]) * self.settings["horizon"]
             returns = entry.task_returns[k, list(scratch.tasks)]
-            rows.append((entry.name, num_env_steps, float(mean_of_valid(returns, 0))))
+            mean = float(mean_of_valid(returns, 0))
+            rows.append([entry.name, f"{num_env_steps:,}", f"{mean:.1f}"])
         num_points = len(scratch.num_env_steps)
         mean_returns = scratch.returns.mean(axis=0)
         for point in range(0, num_points, max(1, (num_points - 1) // 5)):
             num_env_steps = int(scratch.num_env_steps[point])
-            rows.append((self.scratch_label, num_env_steps, float(mean_returns[point])))
+            rows.append([self.scratch_label, f"{num_env_steps:,}", f"{mean_returns[point]:.1f}"])
         return rows
 
 

@@ -114,7 +114,7 @@ def _comparison_parts(comparison: Comparison, svgs: Mapping[str, bytes]) -> list
     if comparison.scratch is not None:
         parts.append("<h2>Comparison with learning from scratch</h2>")
         parts.append(f"<p>On {len(comparison.scratch.tasks)} of these tasks.</p>")
-        parts.append(_scratch_table(comparison))
+        parts.append(_html_table(comparison.scratch_rows()))
         parts.append(_image(svgs, "scratch"))
     # Sweeps.
     for names in comparison.sweeps:
@@ -290,14 +290,6 @@ _DIFFERENCE_NOTE = (
     "over tasks. The probability of improvement is the share of tasks and pairs of runs in which "
     "the first has the higher return (Agarwal et al. 2021)."
 )
-
-
-def _scratch_table(comparison: Comparison) -> str:
-    rows = [
-        [name, f"{num_env_steps:,}", f"{value:.1f}"]
-        for name, num_env_steps, value in comparison.scratch_rows()
-    ]
-    return _html_table([["policy", "control steps in each task", "return"], *rows])
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:

@@ -29,7 +29,7 @@ def pearl(
     """Make the learner ``pearl``; see :func:`maml_rl.learners.make.make_learner`."""
     settings = config.learner
     assert isinstance(settings, PEARLConfig), "the settings choose the learner"
-    observation_size = vector_size(observation_space, settings.name)
+    observation_size = vector_size(observation_space, f"the learner {settings.name}")
     head = ActionHead.of(action_space)
     if not isinstance(action_space, spaces.Box) or not has_two_bounds(action_space).all():
         raise UserError(

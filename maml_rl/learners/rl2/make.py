@@ -28,7 +28,7 @@ def rl2(
     """Make the learner ``rl2``; see :func:`maml_rl.learners.make.make_learner`."""
     settings = config.learner
     assert isinstance(settings, RL2Config), "the settings choose the learner"
-    observation_size = vector_size(observation_space, settings.name)
+    observation_size = vector_size(observation_space, f"the learner {settings.name}")
     task_encoder = None
     if settings.asymmetric_critic:
         with as_task_vector_env(None, config.env, 1, config.horizon) as env:

@@ -41,7 +41,7 @@ def teacher_student(
             f"({', '.join(config.env.kwargs['dynamics'])}): its teacher observes the task as a "
             "constant. Valid learners are maml, joint, rl2 and pearl"
         )
-    observation_size = vector_size(observation_space, settings.name)
+    observation_size = vector_size(observation_space, f"the learner {settings.name}")
     head = ActionHead.of(action_space)
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         task_encoder = TaskEncoder(env, config.env.name, f"learner {settings.name}")
