@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant("maml_rl/sampling/collector.py", "streams.action_seed(stage, self.first_task + i)", "streams.action_seed(stage, i)", "noise on a device that depends on how tasks are grouped"),
     Mutant("maml_rl/learners/trials.py", "learner.draw_noise, streams, stage, learner", "learner.draw_noise, streams, 0, learner", "the same noise after every inner step"),
     Mutant("maml_rl/learners/trials.py", "learner.actor(state, beliefs[-1], noise)", "learner.actor(state, beliefs[0], noise)", "every stage played with the prior"),
-    Mutant("maml_rl/learners/trials.py", "learner.update(state, beliefs[-1], usable, stage)", "learner.update(state, beliefs[0], usable, stage)", "every update of the prior"),
+    Mutant("maml_rl/learners/trials.py", "learner.update(state, beliefs[-1], usable, ", "learner.update(state, beliefs[0], usable, ", "every update of the prior"),
     Mutant("maml_rl/learners/trials.py", "torch.where(is_failed, belief[name], value)", "value", "beliefs about failed tasks"),
     Mutant("maml_rl/learners/trials.py", "~is_fitted, BASELINE, stage", "~is_fitted & False, BASELINE, stage", "advantages that are not finite"),
     Mutant("maml_rl/learners/trials.py", "episodes = episodes.without(failed.mask)", "pass", "episodes of failed tasks"),
