@@ -8,8 +8,10 @@ import gymnasium as gym
 import maml_envs
 import numpy as np
 import pytest
+from gymnasium.utils import seeding
 from helpers.families import PER_KIND
 from maml_envs.gym.device_env import DeviceVectorEnv
+from maml_envs.gym.seeding import task_generator
 
 every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
 per_kind = pytest.mark.parametrize("name", PER_KIND)
@@ -118,6 +120,14 @@ def test_subset_of_simulations_equals_a_single_environment(name: str) -> None:
         ]
     batch.close()
     single.close()
+
+
+def test_the_first_task_is_drawn_from_numbers_of_its_own() -> None:
+    rng, same = seeding.np_random(3)[0], seeding.np_random(3)[0]
+    of_tasks = [task_generator(rng).random() for _ in range(2)]
+    assert of_tasks[0] == of_tasks[1] != task_generator(seeding.np_random(4)[0]).random()
+    assert rng.random() == same.random() != of_tasks[0]
+    assert of_tasks[0] not in [child.random() for child in rng.spawn(3)]
 
 
 def test_the_seed_of_a_reset_of_some_does_not_seed_the_others() -> None:
