@@ -6,10 +6,11 @@ form the weights that a hypernetwork generates. They share no code with the pack
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -330,3 +331,24 @@ class RecordingActor(RecurrentActor):
         actions = super().act(observations, t)
         self.memories.append(self.memory[0].copy())
         return actions
+
+
+def assert_gradient(loss: Callable[[dict[str, Tensor]], Tensor], theta: dict[str, Tensor]) -> None:
+    """Compare with finite differences, in random directions of each parameter tensor and of all."""
+    leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
+    gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
+    gradient = dict(zip(theta, gradients, strict=True))
+    rng = np.random.default_rng(0)
+    everything = {
+        name: torch.from_numpy(rng.standard_normal(value.shape)) for name, value in theta.items()
+    }
+    eps = 1e-6
+    for direction in (everything, *({name: value} for name, value in everything.items())):
+        ends = [
+            {name: v + sign * eps * direction.get(name, 0 * v) for name, v in theta.items()}
+            for sign in (1, -1)
+        ]
+        expected = float(loss(ends[0]) - loss(ends[1])) / (2 * eps)
+        actual = sum(float((gradient[name] * d).sum()) for name, d in direction.items())
+        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-7), list(direction)
+        assert actual != 0, list(direction)

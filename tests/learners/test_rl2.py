@@ -19,6 +19,7 @@ from helpers.recurrent import (
     VARIANTS,
     RecordingActor,
     along_trials,
+    assert_gradient,
     make_batch,
     make_policy,
     make_sequence,
@@ -315,29 +316,11 @@ def test_the_gradient_of_the_loss_equals_finite_differences(options: dict[str, A
     policy = make_policy(**options)
     theta = make_theta(policy)
     batch = make_batch(policy, theta, garbage=3.0)
-    new = new_of(theta)
 
     def loss(at: dict[str, Tensor]) -> Tensor:
         return ppo.loss(loss_terms(policy, at, batch, CONFIG), CONFIG).sum()
 
-    leaves = {name: value.clone().requires_grad_() for name, value in new.items()}
-    gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
-    gradient = dict(zip(new, gradients, strict=True))
-    rng = np.random.default_rng(0)
-    everything = {
-        name: torch.from_numpy(rng.standard_normal(value.shape)) for name, value in new.items()
-    }
-    directions = [everything, *({name: value} for name, value in everything.items())]
-    eps = 1e-6
-    for direction in directions:
-        ends = [
-            {name: v + sign * eps * direction.get(name, 0 * v) for name, v in new.items()}
-            for sign in (1, -1)
-        ]
-        expected = float(loss(ends[0]) - loss(ends[1])) / (2 * eps)
-        actual = sum(float((gradient[name] * d).sum()) for name, d in direction.items())
-        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-7), list(direction)
-        assert actual != 0, list(direction)
+    assert_gradient(loss, new_of(theta))
 
 
 @pytest.mark.parametrize("garbage", [3.0, -1e4, 1e4])

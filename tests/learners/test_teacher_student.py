@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from helpers.drawn import drawn_task
 from helpers.recurrent import (
     HEADS,
     RecordingActor,
+    assert_gradient,
     make_batch,
     make_sequence,
     make_stages,
@@ -69,27 +69,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "rma": {"latent_size": 3, "encoder_hidden_sizes": [6], "hidden_size": 8},
     "sysid": {"window": 4, "estimator_hidden_sizes": [6]},
 }
-
-
-def assert_gradient(loss: Callable[[dict[str, Tensor]], Tensor], theta: dict[str, Tensor]) -> None:
-    """Compare with finite differences, in random directions of each parameter tensor and of all."""
-    leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-    gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
-    gradient = dict(zip(theta, gradients, strict=True))
-    rng = np.random.default_rng(0)
-    everything = {
-        name: torch.from_numpy(rng.standard_normal(value.shape)) for name, value in theta.items()
-    }
-    eps = 1e-6
-    for direction in (everything, *({name: value} for name, value in everything.items())):
-        ends = [
-            {name: v + sign * eps * direction.get(name, 0 * v) for name, v in theta.items()}
-            for sign in (1, -1)
-        ]
-        expected = float(loss(ends[0]) - loss(ends[1])) / (2 * eps)
-        actual = sum(float((gradient[name] * d).sum()) for name, d in direction.items())
-        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-7), list(direction)
-        assert actual != 0, list(direction)
 
 
 # --- The teacher ---
