@@ -132,7 +132,8 @@ class Episodes:
     def every(self, stride: int, with_first: bool = False) -> Episodes:
         """Every ``stride``-th step: episode j keeps the steps t with t ≡ j modulo ``stride``.
 
-        The offset differs between episodes, so that together they cover all time steps.
+        The offset differs between episodes, so that together they cover all time steps if there
+        are at least ``stride`` of them.
 
         Args:
             stride: 1 keeps all steps.

@@ -87,11 +87,15 @@ def baseline_config(
     )
     if name == "random":
         return config
+    outer = TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer
+    if "inner" in meta.learner.GROUPS:
+        # As many iterations more: the step falls at the same number of episodes.
+        outer = replace(outer, decay_iterations=outer.decay_iterations * (meta.inner.num_steps + 1))
     config = replace(
         config,
         learner=JointConfig(),
         inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
-        outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
+        outer=outer,
         num_iterations=num_iterations or _equal_iterations(run, meta),
     )
     if name == "oracle":

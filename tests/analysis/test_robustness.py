@@ -174,6 +174,30 @@ def test_gains_by_adaptation():
     assert oracle[2:6] == ["-1000.0", "200.0", "1200.0", "–"]
 
 
+def test_gains_are_over_the_tasks_that_failed_in_no_run():
+    result = robustness()
+    entries = [one for one in result.comparison.entries if one.label == "ours"]
+    # In the first run, task 0 with a mass of 1 fails in the step; the mean of the others is 0.5
+    # higher.
+    (nominal,) = (one for one in entries if one.swept == {"mass": 1.0})
+    nominal.evaluations[0].returns[1, 0] = np.nan
+    _, ours = tables.gains(changed(entries))
+    before, after, gain = map(float, ours[2:5])
+    # 14 tasks of three points, with mean returns of 10, 20.5 and 30.
+    assert (before, after) == (-1000.0, 20.0 + round((4 * 0.5) / 14, 1))
+    assert gain == pytest.approx(after - before, abs=0.11)
+
+
+def test_success_is_over_the_tasks_of_the_return():
+    one = entry("ours", [90.0, 110.0], {})
+    first, second = one.evaluations
+    for evaluation, success in ((first, 1.0), (second, 0.0)):
+        evaluation.success[:] = success
+    first.returns[1, 0] = np.nan
+    second.success[1, 0] = 1.0
+    assert one.success.tolist() == [0.5, 0.5]
+
+
 def test_the_adaptation_curve_inside_and_outside(tmp_path):
     result = robustness()
     # The means of the runs of ours after the step are 10 and 30 inside, 14 and 24 outside.

@@ -267,6 +267,13 @@ def test_reptile_refuses_an_advantage_that_it_cannot_learn() -> None:
             Config(outer=ReptileConfig(), inner=InnerConfig(advantage=advantage))
 
 
+def test_reptile_refuses_a_context_which_it_cannot_learn() -> None:
+    settings = {"inner": InnerConfig(adapts="context"), "policy": PolicyConfig(context_size=2)}
+    assert Config(**settings).outer == TRPOConfig()
+    with pytest.raises(ValueError, match=r"^inner\.adapts must not be context if outer\.name is"):
+        Config(outer=ReptileConfig(), **settings)
+
+
 def test_reptile_refuses_credit_for_exploration() -> None:
     message = r"^inner\.exploration_credit must be 0\.0 if outer\.name is reptile, got 1\.0$"
     with pytest.raises(ValueError, match=message):
@@ -295,6 +302,7 @@ def test_a_penalty_of_zero_cannot_adapt() -> None:
         (ReptileConfig(), {}, 2, []),
         (ReptileConfig(), {}, 1, ["fewer than two inner steps"]),
         (ReptileConfig(), {"learned_step_size": "scalar"}, 3, ["stay at inner.step_size 0.1"]),
+        (ReptileConfig(), {"adapts": "head"}, 3, ["all other parameters keep their initial"]),
     ],
 )
 def test_an_outer_step_says_which_settings_hardly_work(

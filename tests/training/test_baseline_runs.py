@@ -341,6 +341,10 @@ def test_what_a_baseline_cannot_share_with_its_run(tmp_path: Path) -> None:
     assert baseline_config(learned, "pretrained").inner == InnerConfig(step_size=0.2, max_kl=0.1)
     other = make_run(tmp_path / "other", outer={"name": "adam", "step_size": 0.5})
     assert baseline_config(other, "oracle").outer == AdamConfig(step_size=0.5)
+    # A step size that falls does so over as many episodes.
+    falls = {"name": "adam", "decay_factor": 0.1, "decay_iterations": 5}
+    run = make_run(tmp_path / "falls", outer=falls, inner={"num_steps": 2})
+    assert baseline_config(run, "pretrained").outer.decay_iterations == 15
 
 
 @pytest.mark.thorough

@@ -70,9 +70,13 @@ class Entry:
 
     @property
     def success(self) -> np.ndarray:
-        """Share of successful episodes, (K + 1,); NaN if the environment does not report it."""
+        """Share of successful episodes, (K + 1,); NaN if the environment does not report it.
+
+        The mean over the tasks that failed in no run, as that of returns.
+        """
         successes = np.stack([evaluation.task_success for evaluation in self.evaluations])
-        return mean_of_valid(successes, (0, 2))
+        failed = np.isnan(self.task_returns)
+        return mean_of_valid(np.where(failed, np.nan, successes), (0, 2))
 
     @property
     def num_failed_tasks(self) -> int:

@@ -190,7 +190,10 @@ def run_means(entries: Sequence[Entry]) -> np.ndarray:
 
 
 def _run_curves(entries: Sequence[Entry]) -> np.ndarray:
-    """Return :func:`run_means` after each step, (S, K + 1); (0, 0) without any entry."""
+    """Return :func:`run_means` after each step, (S, K + 1); (0, 0) without any entry.
+
+    Each point counts the same, with the mean over its tasks that failed in no run.
+    """
     if not entries:
         return np.zeros((0, 0))
     return mean_of_valid(np.stack([entry.run_returns for entry in entries]), 0)

@@ -236,8 +236,11 @@ def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     if not entries[0].adapts:
         return ["–", f"{mean_of_valid(after, (0, 1)):.1f}", "–", "–"]
     before = returns_of_runs(entries, 0)
-    # A single run has no interval: its returns on several points are not independent.
     gains = after - before
+    # All three over the same tasks: without those that failed in any run.
+    is_valid = ~np.isnan(gains).any(axis=0)
+    before, after, gains = (one[:, is_valid] for one in (before, after, gains))
+    # A single run has no interval: its returns on several points are not independent.
     interval = "–" if len(gains) == 1 else interval_text(mean_interval(mean_of_valid(gains, 1)))
     means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]
     return [*(f"{mean:.1f}" for mean in means), interval]

@@ -26,7 +26,8 @@ class InnerConfig:
     step_size: float = 0.1
     """Step size alpha of each inner step; its initial value if it is learned."""
     learned_step_size: LearnedStepSize = "none"
-    """Step sizes that the outer step learns: none, one, per layer, or per parameter (Meta-SGD)."""
+    """Step sizes that the outer step learns: none, one, one for each weight, bias and log std
+    (per_layer), or one for each of their entries (per_parameter, Meta-SGD)."""
     learned_per_step: bool = False
     """Learned step sizes are separate for each inner step (MAML++); further steps use the last
     ones. No effect without learned step sizes."""
@@ -348,7 +349,7 @@ class ReptileConfig(OuterConfig):
     RANGES: ClassVar[Mapping[str, Range]] = {**OuterConfig.RANGES, "step_size": Positive()}
 
     def notice(self, inner: InnerConfig, num_inner_steps: int) -> str | None:
-        """Say that there are too few inner steps, and that step sizes are not learned."""
+        """Say that there are too few inner steps, and what is not learned."""
         notices = []
         if num_inner_steps < 2:
             notices.append(
@@ -359,6 +360,11 @@ class ReptileConfig(OuterConfig):
             notices.append(
                 "notice: Reptile does not learn step sizes: all stay at inner.step_size "
                 f"{inner.step_size:g}, as with --inner.learned_step_size none"
+            )
+        if inner.adapts != "all":
+            notices.append(
+                "notice: Reptile learns only what inner steps change: with inner.adapts "
+                f"{inner.adapts} all other parameters keep their initial values"
             )
         return "\n".join(notices) or None
 
@@ -383,6 +389,11 @@ class MAMLConfig(LearnerConfig):
     def check(self, config: Any) -> None:
         """Refuse what the outer step cannot learn, and E-MAML's credit for a single task."""
         check_required(config, config.outer.REQUIRED, f"outer.name is {config.outer.name}")
+        if config.outer.name == "reptile" and config.inner.adapts == "context":
+            raise ValueError(
+                "inner.adapts must not be context if outer.name is reptile, which learns only what "
+                "inner steps change: a context starts at zero in every task"
+            )
         if config.inner.exploration_credit and config.meta_batch_size == 1:
             raise ValueError(
                 "meta_batch_size must be at least 2 with inner.exploration_credit above 0, which "
