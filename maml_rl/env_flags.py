@@ -69,6 +69,10 @@ def add_task_flags(group: argparse._MutuallyExclusiveGroup, of_task: str) -> Non
     )
 
 
+_OF_TASKS = ("dynamics", "kwarg_ranges", "task_list")
+"""Settings from which tasks are drawn."""
+
+
 def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[EnvFlags, list[str]]:
     """Split ``argv`` into ``--tasks.*``, ``--env.*`` and ``--dynamics``, and the rest.
 
@@ -92,14 +96,14 @@ def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[En
         if not value or value.startswith("--"):
             raise UserError(f"{flag} needs a value")
         # Store it as a flag of the train command, or as a sweep.
+        name = flag.removeprefix("--tasks.").removeprefix("--env.")
         if flag == "--dynamics":
             parsed = _dynamics(value)
             taken.flags.extend(parsed.flags)
             taken.sweeps.update(parsed.sweeps)
         else:
-            name = flag.removeprefix("--tasks.").removeprefix("--env.")
             taken.flags.append(f"--env.{name}={value}")
-        if not flag.startswith("--env."):
+        if not flag.startswith("--env.") or name.partition(".")[0] in _OF_TASKS:
             taken.of_tasks.append(flag)
     return taken, rest
 
@@ -171,6 +175,15 @@ def _check_env_flag(env: EnvConfig, name: str) -> None:
             f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] or '{{choices: [...]}}', or sweep over a "
             f"number with --dynamics {argument}=LOW:HIGH:POINTS"
         )
+    tasks = env.drawn_tasks
+    if tasks is not None and argument in tasks.names:
+        from maml_rl.settings.env import are_arguments, resolve_env_id
+
+        if are_arguments(resolve_env_id(env.name), tasks):
+            raise UserError(
+                f"{argument} is part of the tasks (env.task_list): list others with "
+                "--tasks.task_list [{...},{...}], or name one with --task"
+            )
 
 
 def _dynamics(text: str) -> EnvFlags:
@@ -283,5 +296,5 @@ def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
     if task is not None and env_flags.of_tasks:
         raise UserError(
             "--task and --tasks_file describe whole tasks, dynamics included (body_mass=2): leave "
-            "out --dynamics and --tasks"
+            f"out {' and '.join(dict.fromkeys(env_flags.of_tasks))}"
         )

@@ -71,7 +71,8 @@ def command(argv: list[str]) -> int:
     changed = "".join(
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
-    held_out = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
+    is_held_out = args.task is None and env.kwargs.get("split") == "held_out"
+    held_out = ", held out of training" if is_held_out else ""
     measured = counted(args.num_episodes, "measured episode")
     say(f"{env.name}{changed}: {comparison.tasks_text}{held_out}, {measured} per task and step")
     files = "report.html, results.json, results.csv, plots"
@@ -169,7 +170,7 @@ def _evaluated(
         _say_unfinished(subjects)
     if not args.no_baselines:
         with_oracle = not is_changed
-        subjects += subjects_of_baselines(args.runs, device, args.num_steps, with_oracle)
+        subjects += subjects_of_baselines(subjects, device, args.num_steps, with_oracle)
     conditions = _conditions(subjects[0].agent, env_flags)
     ranges = {name: trained_range(subjects[0].agent.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
@@ -196,6 +197,8 @@ def _evaluated(
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
             comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))
+            if comparison.scratch is None:
+                say("PPO from scratch is left out: it was trained on other tasks than these")
         with unwritable_refused(folder, f"; {OTHER_OUTPUT}"):
             write_report(folder, comparison, trained, typed)
             if unfinished.exists():

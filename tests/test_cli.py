@@ -718,6 +718,10 @@ def test_record_refuses_a_bad_task(refused, run, task, parts):
     [
         (["--dynamics", "goal_x=0:1:3"], "record does not sweep"),
         (["--task", "goal_x=0.1,goal_y=0", "--dynamics", "goal_x=1"], "leave out --dynamics"),
+        (
+            ["--task", "goal_x=0.1,goal_y=0", "--env.dynamics.body_mass", "3"],
+            "leave out --env.dynamics.body_mass",
+        ),
     ],
 )
 def test_record_refuses_contradictions_before_it_loads_the_run(

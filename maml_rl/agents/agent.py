@@ -167,9 +167,13 @@ class Agent:
         rewards = None if reward is None else checked_rewards(reward, number)
         if ends.any() and reward is None:
             raise UserError("ended needs reward, the reward of the action that ended the episode")
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise UserError(
+                f"rng must be a generator such as numpy.random.default_rng(0), got {rng!r:.100}"
+            )
         noise = None
         if not deterministic:
-            generator = rng or np.random.default_rng()
+            generator = np.random.default_rng() if rng is None else rng
             samples = self.learner.draw_noise(generator, (1, number, 1))
             noise = torch.from_numpy(samples).to(self.device)
 

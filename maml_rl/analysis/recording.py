@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +33,8 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 """Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
 
 _DEFAULT_FPS = 20
+_LOWEST_FPS, _HIGHEST_FPS = 0.1, 1000
+"""A GIF counts the hundredths of a second of a frame in 16 bits."""
 NUM_ROWS, _NUM_DRAWN = 3, 64
 """How many tasks a video shows by default, and from how many drawn ones they are chosen."""
 
@@ -192,8 +193,10 @@ def _check(
             f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got "
             f"{got:.100}"
         )
-    if fps is not None and not (isinstance(fps, (int, float)) and math.isfinite(fps) and fps > 0):
-        raise UserError(f"fps must be a finite number above 0, got {fps!r:.100}")
+    if fps is not None and not (
+        isinstance(fps, (int, float)) and _LOWEST_FPS <= fps <= _HIGHEST_FPS
+    ):
+        raise UserError(f"fps must be from {_LOWEST_FPS} to {_HIGHEST_FPS}, got {fps!r:.100}")
 
 
 def _is_size(size: object) -> bool:

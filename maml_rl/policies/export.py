@@ -264,9 +264,15 @@ def _any_batch_size(module: PlainPolicy) -> tuple[dict[int, Any], ...]:
 
 def _write_torchscript(module: PlainPolicy, path: Path) -> None:
     # torch recommends torch.export instead, which is .pt2.
+    examples = tuple(module.examples().values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.trace(module, tuple(module.examples().values())).save(str(path))
+        traced = torch.jit.trace(module, examples)
+        # Tracing makes constants of what Python reads as numbers.
+        others = tuple(torch.cat([value, value[:1]]) for value in examples)
+        with errors_named("TorchScript keeps the number of observations that it was traced with:"):
+            traced(*others)
+        traced.save(str(path))
 
 
 def _write_program(module: PlainPolicy, path: Path) -> None:

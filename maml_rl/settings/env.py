@@ -216,14 +216,21 @@ def registered_horizon(name: str) -> int | None:
     return steps if steps is not None and steps > 0 else None
 
 
+def are_arguments(env_id: str, tasks: DrawnTasks) -> bool:
+    """Whether tasks are arguments of the constructor; listed ones go to ``set_task`` if it exists.
+
+    That method takes any values.
+    """
+    return not (tasks.listed and hasattr(_creator(env_id), "set_task"))
+
+
 def check_arguments(env_id: str, tasks: DrawnTasks) -> None:
     """Refuse tasks with values that the constructor of a registered environment does not take.
 
     Raises:
         UserError: if an argument is unknown; the message names the closest match.
     """
-    # listed tasks go to set_task, which takes any values
-    if tasks.listed and hasattr(_creator(env_id), "set_task"):
+    if not are_arguments(env_id, tasks):
         return
     reason = ", and the environment has no set_task" if tasks.listed else ""
     for name in tasks.names:

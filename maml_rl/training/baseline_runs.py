@@ -6,11 +6,12 @@ folders.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def baseline_config(
 
     Raises:
         UserError: if the run does not exist or was trained without adaptation; if it has no
-            checkpoint to take ``num_iterations`` from; or if an oracle cannot observe its tasks.
+            checkpoint to take ``num_iterations`` from; if an argument is out of range; or if an
+            oracle cannot observe its tasks.
     """
     meta = run_config(run)
     if isinstance(meta.learner, JointConfig):
@@ -74,35 +76,47 @@ def baseline_config(
     logging = LoggingConfig(
         checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False
     )
-    config = replace(
-        meta,
-        output=str(baseline_folder(run, name)),
-        seed=seed,
-        device=device,
-        init_from=None,
-        max_env_steps=None,
-        max_hours=None,
-        callbacks=(),
-        logging=logging,
-    )
+    with _out_of_range_refused():
+        config = replace(
+            meta,
+            output=str(baseline_folder(run, name)),
+            seed=seed,
+            device=device,
+            init_from=None,
+            max_env_steps=None,
+            max_hours=None,
+            callbacks=(),
+            logging=logging,
+        )
     if name == "random":
         return config
     outer = TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer
-    if "inner" in meta.learner.GROUPS:
-        # As many iterations more: the step falls at the same number of episodes.
-        outer = replace(outer, decay_iterations=outer.decay_iterations * (meta.inner.num_steps + 1))
-    config = replace(
-        config,
-        learner=JointConfig(),
-        inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
-        outer=outer,
-        num_iterations=num_iterations or _equal_iterations(run, meta),
-    )
+    with _out_of_range_refused():
+        if "inner" in meta.learner.GROUPS:
+            # As many iterations more: the step falls at the same number of episodes.
+            num_iterations_of_fall = outer.decay_iterations * (meta.inner.num_steps + 1)
+            outer = replace(outer, decay_iterations=num_iterations_of_fall)
+        config = replace(
+            config,
+            learner=JointConfig(),
+            inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
+            outer=outer,
+            num_iterations=num_iterations or _equal_iterations(run, meta),
+        )
     if name == "oracle":
         config = replace(config, env=replace(meta.env, observe_task=True))
         with as_task_vector_env(None, config.env, 1, config.horizon):
             pass  # refuses tasks that cannot be observed
     return config
+
+
+@contextlib.contextmanager
+def _out_of_range_refused() -> Iterator[None]:
+    """Refuse an argument that is no valid setting."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _equal_iterations(run: Path, meta: Config) -> int:

@@ -161,10 +161,15 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
     path = Path(config.init_from)
     source = load_run(path, device)
     state = learner.started_from(source.state, source.belief)
-    if source.config.policy.normalize_observations != config.policy.normalize_observations:
-        raise UserError(
-            f"{config.init_from} was trained with policy.normalize_observations "
-            f"{source.config.policy.normalize_observations}: set the same value"
-        )
+    names = ["normalize_observations"]
+    if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
+        names += ["nonlinearity", "action_scale"]
+    for name in names:
+        old, new = (getattr(each.policy, name) for each in (source.config, config))
+        if old != new:
+            raise UserError(
+                f"{config.init_from} was trained with policy.{name} {old}: set the same value, got "
+                f"{new}"
+            )
     learner.check(state, path)
     return state

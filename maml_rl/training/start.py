@@ -19,6 +19,7 @@ from maml_rl.runs.run_folder import (
     write_config,
 )
 from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.parser import resolve
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.system.stop_flag import StopFlag
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
@@ -74,8 +75,8 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         raise UserError(
             f"train takes a Config, such as from maml_rl.load_config(env=...); got {config!r:.100}"
         )
-    # Refuse what config.yaml cannot hold, before opening anything.
-    to_mapping(config)
+    # Refuse what config.yaml cannot hold or would be refused in it, before opening anything.
+    resolve(to_mapping(config), [], "the configuration")
     with joined(resolve_device(config.device)) as ranks:
         # Resume if torchrun has restarted the processes.
         restarted_run = remembered_run_folder()

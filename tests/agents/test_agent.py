@@ -108,6 +108,9 @@ def test_deterministic_actions_repeat_and_sampled_ones_do_not(agent):
     assert (first == first[0]).all()
     sampled = [agent.predict(observations)[0] for _ in range(2)]
     assert not np.array_equal(*sampled)
+    for rng in (0, np.random.RandomState(0)):
+        with pytest.raises(UserError, match="rng must be a generator"):
+            agent.predict(observations, rng=rng)
     seeded = [agent.predict(observations, rng=np.random.default_rng(3))[0] for _ in range(2)]
     np.testing.assert_array_equal(*seeded)
 

@@ -32,7 +32,7 @@ from maml_rl.analysis.comparison.figures import (
     sweep_figure,
 )
 from maml_rl.analysis.comparison.scratch import Scratch
-from maml_rl.analysis.comparison.subjects import subjects_of_baselines
+from maml_rl.analysis.comparison.subjects import subjects_of_baselines, subjects_of_runs
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.statistics import difference, mean_interval
@@ -992,8 +992,17 @@ def test_baselines_that_are_one_agent_count_once(tmp_path: Path) -> None:
         )
         runs.append(maml_rl.train(config))
         shutil.copytree(runs[0], folder / "baselines" / "random")
-    subjects = subjects_of_baselines(runs, torch.device("cpu"), 1, with_oracle=True)
+    cpu = torch.device("cpu")
+    of_runs = subjects_of_runs(runs, cpu, 1, None, None)
+    subjects = subjects_of_baselines(of_runs, cpu, 1, with_oracle=True)
     assert [subject.label for subject in subjects] == ["random"]
+    # Runs with different settings do not share their baselines.
+    of_runs = [
+        dataclasses.replace(one, label=label)
+        for one, label in zip(of_runs, ("few steps", "many"), strict=True)
+    ]
+    subjects = subjects_of_baselines(of_runs, cpu, 1, with_oracle=True)
+    assert [one.label for one in subjects] == ["random of few steps", "random of many"]
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

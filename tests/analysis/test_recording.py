@@ -347,6 +347,8 @@ def test_cameras(cheetah):
         ({"fps": "a"}, ["fps", "'a'"]),
         ({"fps": 0.0}, ["fps", "0.0"]),
         ({"fps": float("nan")}, ["fps", "nan"]),
+        ({"fps": 0.001}, ["fps must be from 0.1 to 1000", "0.001"]),
+        ({"fps": 1e9}, ["fps must be from 0.1 to 1000"]),
         ({"num_tasks": 0}, ["num_tasks", "0"]),
         ({"num_tasks": "2"}, ["num_tasks", "'2'"]),
         ({"num_tasks": 1.5}, ["num_tasks", "1.5"]),

@@ -21,6 +21,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import invertible_gain_and_offset, unfolded
+from maml_rl.training.compose import open_training
 
 
 @pytest.fixture(params=KINDS)
@@ -155,6 +156,16 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_cannot_be_written_is_refused(path: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         make_agent("plain").export(tmp_path / path)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_network_that_reads_the_number_of_observations_is_refused(tmp_path: Path) -> None:
+    config = tiny(tmp_path / "run", policy={"network": "helpers.networks:ReadsBatchSize"})
+    with open_training(config) as training:
+        agent = training.agent
+    with pytest.raises(UserError, match="keeps the number of observations that it was traced"):
+        agent.export(tmp_path / "policy.ts")
+    assert not (tmp_path / "policy.ts").exists()
 
 
 def test_actions_without_a_range_are_refused() -> None:

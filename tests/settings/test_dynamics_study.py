@@ -10,6 +10,7 @@ import gymnasium as gym
 import maml_envs
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.errors import UserError
 from maml_rl.settings.dynamics_study.methods import METHODS, make_variant
@@ -17,7 +18,11 @@ from maml_rl.settings.dynamics_study.study import DynamicsStudy
 from maml_rl.settings.dynamics_study.varied_dynamics import swept_values
 from maml_rl.settings.parser import load_config
 
-PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].robot.parameters
+PARAMETERS = {
+    **maml_envs.FAMILIES["HalfCheetahDir"].robot.parameters,
+    "exact": Parameter("m/s²", 0.0, 1000.0, 9.80665),
+    "large": Parameter("", 0, 10**6, 12345, is_integer=True),
+}
 MASS = ("--env.dynamics.body_mass={low: 0.5, high: 2}",)
 DELAY = ("--env.dynamics.action_delay={low: 0, high: 2}",)
 
@@ -35,6 +40,9 @@ def study(**changes: Any) -> DynamicsStudy:
     return DynamicsStudy(**settings | changes)
 
 
+LARGE = (3086.0, 4899.0, 7777.0, 12345.0, 19596.0, 31107.0, 49380.0)
+
+
 @pytest.mark.parametrize(
     ("name", "low", "high", "values"),
     [
@@ -50,6 +58,9 @@ def study(**changes: Any) -> DynamicsStudy:
         # A range beside the nominal value: the sweep includes both.
         ("body_mass", 2.0, 4.0, (1.0, 1.59, 2.52, 4.0, 6.35, 10.1, 16.0)),
         ("slope", 0.1, 0.2, (0.0, 0.0667, 0.133, 0.2, 0.267, 0.333, 0.4)),
+        # The nominal value is not rounded.
+        ("exact", 4.903325, 19.6133, (2.45, 3.89, 6.18, 9.80665, 15.6, 24.7, 39.2)),
+        ("large", 6172.5, 24690.0, LARGE),
     ],
 )
 def test_sweeps_reach_twice_as_far_as_training(name, low, high, values):

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.cli import main
+from maml_rl.env_flags import env_of
 from maml_rl.errors import UserError
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import make_task_vector_env
@@ -385,3 +386,11 @@ def test_a_class_that_is_not_registered_is_named(
     for name in ("my_trolley:Trolley", "my_trolley:Trolley-v0"):
         with pytest.raises(UserError, match=message):
             maml_rl.load_config(env=name)
+
+
+def test_an_argument_that_the_listed_tasks_set_cannot_be_set_beside_them() -> None:
+    env = EnvConfig(name="TwoArguments-v0", task_list=({"mass": 1}, {"mass": 2}))
+    config = Config(env=env)
+    assert env_of(config, ["--env.mode=off"]).kwargs == {"mode": "off"}
+    with pytest.raises(UserError, match=r"mass is part of the tasks \(env\.task_list\)"):
+        env_of(config, ["--env.mass=3"])

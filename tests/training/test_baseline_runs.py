@@ -531,6 +531,8 @@ def test_mistakes_are_refused_before_anything_is_written(
             ["'orcale'", "Did you mean oracle?", "random, pretrained, oracle, ppo"],
         ),
         ((run, "--num_iterations", 0), ["--num_iterations", "at least 1"]),
+        ((run, "--num_iterations", 10**10), ["num_iterations must be"]),
+        ((run, "--seed", 10**20 - 1), ["seed must be"]),
         ((run, "--num_task", 0), ["--num_tasks"]),
         ((run, "--num_tasks", 41), ["num_tasks must be at most 40", "got 41"]),
         ((alone,), ["Pendulum-v1", "draws no tasks"]),

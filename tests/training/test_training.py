@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -579,6 +580,21 @@ def test_warm_start_takes_the_normalizer_too(whole, tmp_path):
         with pytest.raises(UserError, match="normalize_observations"):
             train(tiny(tmp_path / "refused", init_from=str(init_from), policy=policy))
     assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("nonlinearity", "relu"), ("action_scale", 0.3)])
+def test_a_start_from_another_policy_is_refused(whole, tmp_path, name, value):
+    policy = {"hidden_sizes": [8], name: value}
+    with pytest.raises(UserError, match=rf"was trained with policy\.{name} .*got {value}"):
+        train(tiny(tmp_path / "run", init_from=str(whole), policy=policy))
+
+
+def test_a_run_that_could_not_be_read_again_is_refused(tmp_path):
+    env = EnvConfig(name="PointNavigation", vectorization="async")
+    config = dataclasses.replace(tiny(tmp_path / "run"), env=env)
+    with pytest.raises(UserError, match=r"unknown setting 'env\.vectorization'"):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

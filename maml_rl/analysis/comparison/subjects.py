@@ -80,28 +80,33 @@ def subjects_of_runs(
 
 
 def subjects_of_baselines(
-    runs: Sequence[Path], device: torch.device, num_steps: int | None, with_oracle: bool
+    of_runs: Sequence[Subject], device: torch.device, num_steps: int | None, with_oracle: bool
 ) -> list[Subject]:
     """Return the baselines of runs, by name and then by run, without copies of the same agent.
 
+    Baselines of runs with different settings are separate: their labels name the run's.
+
     Args:
-        runs: the run folders.
+        of_runs: the runs.
         device: of the agents.
         num_steps: adaptation steps, as for :func:`subjects_of_runs`; the oracle takes none.
         with_oracle: whether the oracle is one of them.
     """
     baselines: list[Subject] = []
+    is_one = len({of_run.label for of_run in of_runs}) == 1
     for name in POLICIES:
         if name == "oracle" and not with_oracle:
             continue
-        for folder in (baseline_folder(run, name) for run in runs):
+        for of_run in of_runs:
+            folder = baseline_folder(of_run.source, name)
             if latest_checkpoint(folder / "checkpoints") is None:
                 continue
             agent = load_run(folder, device)
-            same_name = [other.agent for other in baselines if other.label == name]
-            if not any(_are_equal(other, agent) for other in same_name):
+            label = name if is_one else f"{name} of {of_run.label}"
+            same_label = [other.agent for other in baselines if other.label == label]
+            if not any(_are_equal(other, agent) for other in same_label):
                 steps = default_num_steps(agent) if num_steps is None else num_steps
-                baselines.append(Subject(name, folder, agent, 0 if name == "oracle" else steps))
+                baselines.append(Subject(label, folder, agent, 0 if name == "oracle" else steps))
     return baselines
 
 

@@ -187,7 +187,12 @@ def swept_values(parameter: Parameter, low: float, high: float) -> tuple[float, 
     if parameter.is_integer:
         values = np.unique(values.round())
     inside = values.clip(parameter.low, parameter.high)
-    return tuple(dict.fromkeys(_rounded(value) for value in inside.tolist()))
+    if not parameter.is_integer:
+        # Three digits, but the nominal value as it is.
+        is_nominal = np.isclose(inside, nominal, rtol=1e-6, atol=1e-12)
+        rounded = [_rounded(value) for value in inside.tolist()]
+        inside = np.where(is_nominal, nominal, rounded)
+    return tuple(dict.fromkeys(inside.tolist()))
 
 
 def _rounded(value: float) -> float:

@@ -178,7 +178,7 @@ def episodes_per_stage(learner: LearnerConfig, num_episodes: int) -> int:
     Raises:
         UserError: if it is not a positive integer that divides ``num_episodes``.
     """
-    number = learner.stage_episodes(num_episodes)
+    number = learner.stage_episodes(int(num_episodes))
     is_valid = type(number) is int and number > 0 and num_episodes % number == 0
     if not is_valid:
         raise UserError(
