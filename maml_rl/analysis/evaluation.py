@@ -19,6 +19,7 @@ from maml_rl.learners.trials import Trial, play_most_probable, play_trials, samp
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes, success_of_all
+from maml_rl.settings.config import env_settings
 from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import held_out
@@ -40,7 +41,7 @@ def evaluate_with(
     agent: Agent,
     num_steps: int,
     streams: RandomStreams,
-    env_settings: Mapping[str, object] | None = None,
+    env: EnvConfig | None = None,
     tasks: Sequence[Task] | None = None,
     fixed: Mapping[str, float] | None = None,
     num_trials: int = 1,
@@ -56,8 +57,8 @@ def evaluate_with(
         num_steps: number of updates K. The return after update k is measured on the episodes that
             update k + 1 learns from, unless only the measured episodes are deterministic.
         streams: random streams of tasks and episodes.
-        env_settings: arguments of the collector's environment, for the description; default is the
-            agent's own.
+        env: settings of the collector's environment, for the description; default is the agent's
+            own.
         tasks: those of all processes; default is to draw fresh ones.
         fixed: values that replace those of every task, by name.
         num_trials: independent trials of each task.
@@ -102,7 +103,7 @@ def evaluate_with(
         returns=returns.cpu().numpy(),
         success=success.cpu().numpy(),
         description=_description(
-            agent, collector, plain_tasks, streams.seed, env_settings, num_trials, tasks_are_given
+            agent, collector, plain_tasks, streams.seed, env, num_trials, tasks_are_given
         )
         | actions_played(deterministic, deterministic_adaptation),
         rewards=mean_rewards(stages, len(tasks)) if has_changes else None,
@@ -210,17 +211,16 @@ def _description(
     collector: Collector,
     tasks: Sequence[Task],
     seed: int,
-    env_settings: Mapping[str, object] | None,
+    env: EnvConfig | None,
     num_trials: int,
     tasks_are_given: bool,
 ) -> dict[str, Any]:
     """What was evaluated, as plain values for the files."""
     units = getattr(collector.env, "task_units", {})
     names = value_names_of(collector.env)
-    env_settings = agent.config.env.kwargs if env_settings is None else env_settings
     description: dict[str, Any] = {
         "env": agent.config.env.name,
-        "env_settings": dict(env_settings),
+        "env_settings": env_settings(agent.config.env if env is None else env),
         "num_tasks": len(tasks),
         "num_episodes": num_trials * collector.num_episodes,
         "episodes_per_step": collector.num_episodes,
@@ -336,7 +336,7 @@ def evaluate(
             agent,
             num_steps,
             RandomStreams(seed, Phase.EVALUATION),
-            env_settings=config.kwargs,
+            env=config,
             tasks=tasks,
             fixed=fixed,
             num_trials=num_trials,

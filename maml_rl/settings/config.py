@@ -259,6 +259,13 @@ def _plain_fields(config: Any) -> dict[str, Any]:
     }
 
 
+def env_settings(env: EnvConfig) -> dict[str, Any]:
+    """Return the settings of an environment besides its name: arguments, and what is changed."""
+    values = _env_mapping(env)
+    del values["name"]
+    return values
+
+
 def _env_mapping(env: EnvConfig) -> dict[str, Any]:
     """Name and arguments, and the other settings that are not at their defaults."""
     arguments = dict(env.kwargs)

@@ -898,6 +898,17 @@ def test_the_figure_of_learning_from_scratch_is_of_the_same_tasks():
         ours.get_ydata(), comparison.main[0].task_returns[:, [1, 3]].mean(axis=1)
     )
     np.testing.assert_allclose(from_scratch.get_ydata(), [2.0, 4.0])
+    # A method with longer episodes uses more control steps.
+    first = comparison.main[0]
+    longer = [
+        dataclasses.replace(one, description={**one.description, "horizon": 7})
+        for one in first.evaluations
+    ]
+    long = dataclasses.replace(first, label="long", evaluations=tuple(longer))
+    both = Comparison([first, long], scratch)
+    assert [row[1] for row in both.scratch_rows()[1:3]] == ["10", "14"]
+    lines = scratch_figure(both).axes[0].lines
+    assert [line.get_xdata().tolist() for line in lines[:2]] == [[0, 10, 20], [0, 14, 28]]
 
 
 @pytest.mark.parametrize(

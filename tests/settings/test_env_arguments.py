@@ -18,7 +18,7 @@ from maml_rl.env_flags import env_of
 from maml_rl.errors import UserError
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import make_task_vector_env
-from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.config import Config, env_settings, to_mapping
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training.start import resume
@@ -394,3 +394,9 @@ def test_an_argument_that_the_listed_tasks_set_cannot_be_set_beside_them() -> No
     assert env_of(config, ["--env.mode=off"]).kwargs == {"mode": "off"}
     with pytest.raises(UserError, match=r"mass is part of the tasks \(env\.task_list\)"):
         env_of(config, ["--env.mass=3"])
+
+
+def test_settings_of_an_environment_have_the_distribution_of_its_tasks() -> None:
+    env = EnvConfig(name="TwoArguments-v0", kwargs={"mode": "off"}, kwarg_ranges={"mass": [1, 2]})
+    assert env_settings(env) == {"mode": "off", "kwarg_ranges": {"mass": [1, 2]}}
+    assert env_settings(EnvConfig(name="HalfCheetahVel", kwargs={"low": 1.0})) == {"low": 1.0}

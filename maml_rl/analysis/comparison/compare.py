@@ -241,7 +241,7 @@ class Comparison:
         rows = [["policy", "control steps in each task", "return"]]
         for entry in self.main:
             k = entry.adapted_step
-            num_env_steps = int(entry.episodes_used[k]) * self.settings["horizon"]
+            num_env_steps = int(entry.episodes_used[k]) * entry.horizon
             returns = entry.task_returns[k, list(scratch.tasks)]
             mean = float(mean_of_valid(returns, 0))
             rows.append([entry.name, f"{num_env_steps:,}", f"{mean:.1f}"])

@@ -89,6 +89,11 @@ class Entry:
         return self.evaluations[0].episodes_used
 
     @property
+    def horizon(self) -> int:
+        """Most control steps of an episode."""
+        return int(self.evaluations[0].description["horizon"])
+
+    @property
     def adapts(self) -> bool:
         """Whether there are steps; a method without them has the same return after any."""
         return len(self.episodes_used) > 1

@@ -206,7 +206,6 @@ def scratch_figure(comparison: Comparison) -> Figure:
     tasks = list(scratch.tasks)
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
-    horizon = comparison.settings["horizon"]
     # Methods that adapt, or observe the task.
     styles = styles_of(comparison)
     for entry in comparison.main:
@@ -215,7 +214,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
         if not entry.adapts:
             axes.axhline(returns[0], label=entry.name, **(style | {"marker": ""}))
         else:
-            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **style)
+            axes.plot(entry.episodes_used * entry.horizon, returns, label=entry.name, **style)
     # Learning from scratch.
     x = scratch.num_env_steps
     label = comparison.scratch_label
@@ -224,7 +223,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes.fill_between(x, worst, best, color="0.85", linewidth=0, zorder=0)
     # Axes: logarithmic, but with 0.
     smallest = [scratch.num_env_steps[1]]
-    smallest += [entry.episodes_used[1] * horizon for entry in comparison.main if entry.adapts]
+    smallest += [one.episodes_used[1] * one.horizon for one in comparison.main if one.adapts]
     axes.set_xscale("symlog", linthresh=min(smallest))
     axes.set_xlim(left=0)
     axes.set(xlabel="control steps taken in the task", ylabel="return after these steps")

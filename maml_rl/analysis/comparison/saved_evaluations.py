@@ -16,6 +16,7 @@ from maml_rl.analysis.evaluation import actions_played, evaluate, origin_of
 from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.errors import UserError
 from maml_rl.runs.run_folder import package_versions
+from maml_rl.settings.config import env_settings
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.learners import episodes_per_stage
@@ -171,7 +172,7 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
         "seed": arguments["seed"],
         "env": agent.config.env.name,
         "horizon": agent.config.horizon,
-        "env_settings": json.loads(json.dumps(dict(env.kwargs))),
+        "env_settings": json.loads(json.dumps(env_settings(env))),
         "num_steps_in_training": agent.learner.num_adaptation_steps,
         **actions_played(arguments["deterministic"], arguments["deterministic_adaptation"]),
     }

@@ -174,6 +174,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_iterations": [one.description["num_iterations"] for one in evaluations],
         "num_env_steps": [one.description["num_env_steps"] for one in evaluations],
         "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
+        "horizon": entry.horizon,
         "swept": dict(entry.swept),
         "return": entry.center.tolist(),
         "interval_95": entry.interval.tolist(),

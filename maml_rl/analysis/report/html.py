@@ -196,7 +196,9 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
     settings = comparison.settings
     env_settings = [f"{name} {value}" for name, value in settings["env_settings"].items()]
     episodes = f"{counted(settings['num_episodes'], 'measured episode')} per task and step"
-    horizon = counted(settings["horizon"], "control step")
+    horizons = sorted({entry.horizon for entry in comparison.entries})
+    horizon = f"{' or '.join(map(str, horizons[:-1]))} or " if len(horizons) > 1 else ""
+    horizon += counted(horizons[-1], "control step")
     facts: dict[str, object] = {
         "environment": settings["env"],
         "settings": ", ".join(env_settings) or "default",
