@@ -23,8 +23,8 @@ from typing import (
 
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
-from maml_envs.engines.dynamics import Parameter
-from maml_envs.engines.dynamics_setting import DynamicsSetting, name_hint, parse_dynamics
+from maml_envs.engines.dynamics import DynamicsSetting, Parameter
+from maml_envs.engines.dynamics_setting import name_hint, parse_dynamics
 from maml_envs.engines.engine import Array, Robot, State, Task, Tasks
 
 

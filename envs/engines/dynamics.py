@@ -34,6 +34,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
+DynamicsSetting = Mapping[str, Any]
+"""Dynamics that vary between tasks: a distribution per parameter (``parse_dynamics``)."""
+
 FACTOR = "factor"
 """Unit of a parameter that multiplies a quantity of the model."""
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maml_envs.distributions import Distribution
-from maml_envs.engines.dynamics import Parameter
-
-DynamicsSetting = Mapping[str, Any]
-"""A value per parameter, see :func:`parse_dynamics`."""
+from maml_envs.engines.dynamics import DynamicsSetting, Parameter
 
 
 def parse_dynamics(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.engines.dynamics_setting import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import MujocoRobot, set_frame_skip

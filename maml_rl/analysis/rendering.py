@@ -82,8 +82,13 @@ def rendered_frame(env: TaskSetter) -> np.ndarray:
     Raises:
         UserError: if it cannot render, or does not return a frame.
     """
-    with errors_named(f"environment {env.name!r} cannot render here:"):
-        return rgb_pixels(env.render())
+    problem = f"environment {env.name!r} cannot render here:"
+    with errors_named(problem):
+        rendered = env.render()
+    try:
+        return rgb_pixels(rendered)
+    except UserError as error:
+        raise UserError(f"{problem} {error}") from error
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:

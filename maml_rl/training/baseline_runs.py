@@ -112,7 +112,7 @@ def baseline_config(
 
 @contextlib.contextmanager
 def _out_of_range_refused() -> Iterator[None]:
-    """Refuse an argument that is no valid setting."""
+    """Refuse an argument that is not a valid setting."""
     try:
         yield
     except ValueError as error:

@@ -161,15 +161,18 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
     path = Path(config.init_from)
     source = load_run(path, device)
     state = learner.started_from(source.state, source.belief)
-    names = ["normalize_observations"]
-    if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
-        names += ["nonlinearity", "action_scale"]
-    for name in names:
-        old, new = (getattr(each.policy, name) for each in (source.config, config))
-        if old != new:
-            raise UserError(
-                f"{config.init_from} was trained with policy.{name} {old}: set the same value, got "
-                f"{new}"
-            )
+    _refuse_another(config, source.config, "normalize_observations")
     learner.check(state, path)
+    if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
+        _refuse_another(config, source.config, "nonlinearity")
+        _refuse_another(config, source.config, "action_scale")
     return state
+
+
+def _refuse_another(config: Config, source: Config, name: str) -> None:
+    """Refuse a setting of the policy that is not that of the run ``init_from``."""
+    old, new = (getattr(each.policy, name) for each in (source, config))
+    if old != new:
+        raise UserError(
+            f"{config.init_from} was trained with policy.{name} {old}: set the same value, got {new}"
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 
-class FixedNoise:
-    """Replaces a generator: returns the noise of an episode, one time step after the other."""
+class FixedNoise(np.random.Generator):
+    """Returns the noise of an episode, one time step after the other."""
 
     def __init__(self, noise: np.ndarray) -> None:
+        super().__init__(np.random.PCG64(0))
         self.noise = iter(noise)
 
     def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
