@@ -174,5 +174,6 @@ def _refuse_another(config: Config, source: Config, name: str) -> None:
     old, new = (getattr(each.policy, name) for each in (source, config))
     if old != new:
         raise UserError(
-            f"{config.init_from} was trained with policy.{name} {old}: set the same value, got {new}"
+            f"{config.init_from} was trained with policy.{name} {old}: set the same value, got "
+            f"{new}"
         )
