@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
 from maml_rl.analysis.evaluation import evaluate_with
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.learners.base import Iteration, Learner, LearnerState
 from maml_rl.learners.checks import check_after_training, check_iteration
 from maml_rl.learners.make import make_learner
@@ -165,7 +166,14 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
     learner.check(state, path)
     if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
         _refuse_another(config, source.config, "nonlinearity")
-        _refuse_another(config, source.config, "action_scale")
+        old, new = (each.policy.action_scale for each in (source.config, config))
+        if old != new:
+            warnings.warn(
+                f"{config.init_from} was trained with policy.action_scale {old}; with {new}, "
+                "training starts from the same outputs, and so from other actions",
+                MamlRLWarning,
+                stacklevel=2,
+            )
     return state
 
 
