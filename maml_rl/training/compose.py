@@ -165,7 +165,8 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
     _refuse_another(config, source.config, "normalize_observations")
     learner.check(state, path)
     if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
-        _refuse_another(config, source.config, "nonlinearity")
+        if config.policy.network is None:
+            _refuse_another(config, source.config, "nonlinearity")
         old, new = (each.policy.action_scale for each in (source.config, config))
         if old != new:
             warnings.warn(
