@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import maml_configs
+import numpy as np
 import pytest
 import yaml
 from helpers.scripts import ROOT
@@ -36,6 +37,7 @@ from maml_rl.settings.learners import (
     ReptileConfig,
     RL2Config,
     TRPOConfig,
+    episodes_per_stage,
     learner_class,
 )
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
@@ -821,3 +823,7 @@ def test_settings_of_built_in_learners_import_no_torch() -> None:
     """
     command = [sys.executable, "-c", textwrap.dedent(code), *LEARNER_CONFIGS]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_number_of_episodes_may_be_of_numpy() -> None:
+    assert episodes_per_stage(MAMLConfig(), np.int64(4)) == 4
