@@ -168,8 +168,8 @@ class DeviceVectorEnv(BatchTasks, VectorEnv):
         """Start new episodes.
 
         Args:
-            seed: sub-environment i gets ``seed + i``, or ``seed[i]``; with ``None`` its generator
-                continues. The first seed is that of the sensor noise of all of them, too.
+            seed: sub-environment i, if reset, gets ``seed + i`` or ``seed[i]``; with ``None`` its
+                generator continues. The first seed is that of the sensor noise of all of them, too.
             options: ``reset_mask`` (num_envs,) NumPy bool, which sub-environments to reset;
                 ``task``, one task for all of them, or ``tasks``, one for each.
 

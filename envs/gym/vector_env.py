@@ -118,8 +118,8 @@ class FamilyVectorEnv(BatchTasks, VectorEnv):
         """Start new episodes.
 
         Args:
-            seed: sub-environment i gets ``seed + i``, or ``seed[i]``; with ``None`` its generator
-                continues.
+            seed: sub-environment i, if reset, gets ``seed + i`` or ``seed[i]``; with ``None`` its
+                generator continues.
             options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one
                 task for all of them, or ``tasks``, one for each; ``episode``, the index of the
                 episodes in their tasks, for tasks whose dynamics change (default: one more than

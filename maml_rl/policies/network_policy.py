@@ -144,7 +144,8 @@ def _refusal(config: PolicyConfig, problem: str) -> UserError:
 
 
 def _errors(config: PolicyConfig, problem: str) -> contextlib.AbstractContextManager[None]:
-    return errors_named(f"policy.network {config.network} cannot be used: {problem}:")
+    """Turn what the user's code raises into a refusal."""
+    return errors_named(f"{_refusal(config, problem)}:")
 
 
 def _check_outputs(
