@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -30,6 +31,13 @@ def _only_svg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait until files are on the disk: tests kill processes, never the machine."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def _svg_or_nothing(figure: Figure, kind: str) -> bytes:

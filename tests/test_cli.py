@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import docstring_parser
 import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from helpers.commands import Result
 from helpers.drawn import drawn_task
 from maml_envs import FAMILIES
 
@@ -32,6 +32,8 @@ from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.sources import preset, preset_names
 from maml_rl.system.stop_flag import StopSignal
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 SIZES = (
     "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 "
@@ -46,12 +48,6 @@ GROUPS = {
 }
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 Cli = Callable[..., Result]
 
 
@@ -60,12 +56,6 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

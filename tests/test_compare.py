@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.runs import full_disk
 
 import maml_rl
 from maml_rl.analysis.comparison import saved_evaluations
@@ -37,11 +36,6 @@ SMALL = [
     "--num_episodes=2",
     "--device=cpu",
 ]
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.thorough
@@ -164,10 +158,7 @@ def test_learners_are_compared_on_arguments_of_a_gymnasium_environment(
 def test_a_disk_that_is_full_when_the_report_is_written_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("maml_rl.analysis.report.files.write_whole", full)
+    monkeypatch.setattr("maml_rl.analysis.report.files.write_whole", full_disk)
     few = [flag for flag in SMALL if flag not in ("oracle", "rl2") and "body_mass" not in flag]
     assert main(["compare", *few, "--dynamics=action_delay=0:1", "--output=out"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]

@@ -65,15 +65,12 @@ def checked_flags(flags: Any, number: int, name: str) -> np.ndarray:
     """
     if flags is None:
         return np.zeros(number, bool)
-    try:
-        values = np.asarray(flags)
-    except (TypeError, ValueError):  # a tensor on a GPU, lists of different lengths
-        values = np.empty(0, object)
-    if values.dtype.kind not in "biu" or values.shape not in ((), (number,)):
+    values = _one_each(flags, number, "biu")
+    if values is None:
         raise UserError(
             f"{name} must be {number} Booleans, one for each observation, got {flags!r:.100}"
         )
-    return np.broadcast_to(values.astype(bool), number)
+    return values.astype(bool)
 
 
 def checked_rewards(reward: Any, number: int) -> np.ndarray:
@@ -86,18 +83,24 @@ def checked_rewards(reward: Any, number: int) -> np.ndarray:
     Raises:
         UserError: if it is something else, or not finite.
     """
-    try:
-        rewards = np.asarray(reward)
-    except (TypeError, ValueError):
-        rewards = np.empty(0, object)
-    is_valid = rewards.dtype.kind in "biuf" and rewards.shape in ((), (number,))
+    rewards = _one_each(reward, number, "biuf")
     with np.errstate(over="ignore"):  # agents compute in float32
-        is_valid = is_valid and bool(np.isfinite(rewards.astype(np.float32)).all())
-    if not is_valid:
-        raise UserError(
-            f"reward must be {number} finite numbers, one for each observation, got {reward!r:.100}"
-        )
-    return np.broadcast_to(rewards.astype(np.float64), number)
+        if rewards is None or not np.isfinite(rewards.astype(np.float32)).all():
+            raise UserError(
+                f"reward must be {number} finite numbers, one for each observation, "
+                f"got {reward!r:.100}"
+            )
+    return rewards.astype(np.float64)
+
+
+def _one_each(values: Any, number: int, kinds: str) -> np.ndarray | None:
+    """Return values (N,), or ``None`` if they are no array (N,) or () of these kinds of dtype."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # a tensor on a GPU, lists of different lengths
+        return None
+    is_valid = array.dtype.kind in kinds and array.shape in ((), (number,))
+    return np.broadcast_to(array, number) if is_valid else None
 
 
 def checked_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:

@@ -218,7 +218,7 @@ def _description(
     """What was evaluated, as plain values for the files."""
     units = getattr(collector.env, "task_units", {})
     names = value_names_of(collector.env)
-    description: dict[str, Any] = {
+    return {
         "env": agent.config.env.name,
         "env_settings": env_settings(agent.config.env if env is None else env),
         "num_tasks": len(tasks),
@@ -230,10 +230,8 @@ def _description(
         **origin_of(agent),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
         "task_value_names": {name: names[name] for name in tasks[0] if name in names},
+        "tasks_are_given": tasks_are_given,
     }
-    if tasks_are_given:
-        description["tasks_are_given"] = True
-    return description
 
 
 def origin_of(agent: Agent) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Evaluation:
             rows.append([str(k), used, f"{mean:.1f}", interval_text(interval), std, share])
         if np.isnan(success).all():
             rows = [row[:-1] for row in rows]
-        note = self.description.get("learner", {}).get("note")
+        note = self.description["learner"].get("note")
         notes = [note] if note and len(self.returns) > 1 else []
         notes += failed_note(int(self.failed.sum()), len(self.tasks))
         return "\n".join([*text_table(rows), *notes])

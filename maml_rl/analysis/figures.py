@@ -96,7 +96,7 @@ def draw_line(
         axes.fill_between(x, *intervals.T, color=style["color"], alpha=alpha, linewidth=0)
 
 
-def finish(figure: Figure, title: str) -> Figure:
+def finish_figure(figure: Figure, title: str) -> Figure:
     """Add a grid to all axes, one legend, and the title."""
     for axes in figure.axes:
         axes.grid(alpha=0.3)

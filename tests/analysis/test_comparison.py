@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.evaluations import made_up_description
 from helpers.runs import tiny
 from helpers.scripts import ROOT
 from matplotlib.axes import Axes
@@ -76,24 +77,9 @@ CONDITION = Condition(lambda agent: agent.config.env)
 
 
 def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
-    description = {
-        "env": "Test",
-        "env_settings": {},
-        "horizon": 5,
-        "num_tasks": len(tasks),
-        "num_episodes": 2,
-        "episodes_per_step": 2,
-        "actions": "sampled",
-        "adaptation_actions": "sampled",
-    }
-    description |= {
-        "seed": 0,
-        "task_units": {"goal": "m"},
-        "task_value_names": {},
-        "num_steps_in_training": 1,
-        "learner": {"name": "maml", "step_size": 0.1},
-    }
-    description |= {"training_seed": 7, "num_iterations": 30, "num_env_steps": 12_000}
+    description = made_up_description(
+        len(tasks), task_units={"goal": "m"}, learner={"name": "maml", "step_size": 0.1}
+    )
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.drawn import drawn_task
+from helpers.evaluations import made_up_description
 from helpers.runs import tiny
 
 import maml_rl
@@ -74,24 +75,13 @@ def method(
     label: str, episodes_per_step: int, num_steps: int, steps_in_training: int, **swept: float
 ) -> Entry:
     """A method with made-up returns."""
-    description = {
-        "env": "Test",
-        "env_settings": {},
-        "horizon": 5,
-        "num_tasks": len(TASKS),
-        "num_episodes": 20,
-        "episodes_per_step": episodes_per_step,
-        "actions": "sampled",
-        "adaptation_actions": "sampled",
-        "seed": 0,
-        "task_units": {},
-        "task_value_names": {},
-        "num_steps_in_training": steps_in_training,
-        "learner": {"name": label},
-        "training_seed": 0,
-        "num_iterations": 1,
-        "num_env_steps": 12_000,
-    }
+    description = made_up_description(
+        len(TASKS),
+        num_episodes=20,
+        episodes_per_step=episodes_per_step,
+        num_steps_in_training=steps_in_training,
+        learner={"name": label},
+    )
     rng = np.random.default_rng(len(label))
     returns = rng.normal(size=(num_steps + 1, len(TASKS), 20))
     evaluation = Evaluation(TASKS, returns, np.full(returns.shape, np.nan), description)
@@ -122,22 +112,25 @@ def test_the_default_is_at_least_the_steps_of_training(tmp_path: Path) -> None:
         assert len(evaluate(agent, num_tasks=1, num_episodes=2).returns) == expected + 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("episodes_per_step", 3), ("actions", "mean")])
-def test_a_saved_evaluation_with_other_episodes_is_refused(
-    agents: dict[str, Agent], tmp_path: Path, name: str, value: object
+def test_a_saved_evaluation_is_read_again_unless_a_value_of_it_has_changed(
+    agents: dict[str, Agent], tmp_path: Path
 ) -> None:
     agent = agents["bandit"]
-    env = agent.config.env
-    result = evaluate(agent, env=env, **ARGUMENTS)
+    result = evaluate(agent, **ARGUMENTS)
     path = tmp_path / "part.json"
     write_evaluation(path, result)
-    again = read_evaluation(path, agent, env, ARGUMENTS)
+    again = read_evaluation(path, agent)
     assert again.description == result.description
-    content = json.loads(path.read_text())
-    content["description"][name] = value
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"its {name} is {value!r}"):
-        read_evaluation(path, agent, env, ARGUMENTS)
+    assert list(again.tasks) == list(result.tasks)
+    np.testing.assert_array_equal(again.returns, result.returns)
+    np.testing.assert_array_equal(again.success, result.success)
+    assert again.rewards is None
+    text = path.read_text()
+    for match in re.finditer(r"(?<=\.)[0-9]|[a-z]", text):
+        other = "1" if match[0] != "1" else "2"
+        path.write_text(text[: match.start()] + other + text[match.end() :])
+        with pytest.raises(UserError, match=r"part.json of an interrupted evaluation is damaged"):
+            read_evaluation(path, agent)
 
 
 # --- differences ---

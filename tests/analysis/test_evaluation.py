@@ -17,7 +17,7 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import open_training
 
-DESCRIPTION = {"episodes_per_step": 2, "actions": "sampled"}
+DESCRIPTION = {"episodes_per_step": 2, "actions": "sampled", "learner": {"name": "maml"}}
 
 
 @pytest.fixture(scope="module")

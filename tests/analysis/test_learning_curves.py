@@ -38,15 +38,11 @@ from maml_rl.runs.pretrained import pretrained_folder
 from maml_rl.settings.config import to_mapping
 from maml_rl.settings.parser import load_config
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 VIEW = View(metric=None, x="iterations", smooth=1, before=False)
 ADAPTED = "train/return_after_1_steps"
 T_2 = 12.7062  # Student's t for 95 % of two runs, from a printed table
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def columns_of(

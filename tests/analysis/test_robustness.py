@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.evaluations import made_up_description
 
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
@@ -27,24 +28,7 @@ NOMINAL = {"mass": 1.0, "delay": 0.0}
 
 def entry(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
     """One run for each return, which it has in every task after its only step."""
-    description = {
-        "env": "Test",
-        "env_settings": {},
-        "horizon": 5,
-        "num_tasks": len(TASKS),
-        "num_episodes": 2,
-        "episodes_per_step": 2,
-        "actions": "sampled",
-        "adaptation_actions": "sampled",
-        "seed": 0,
-        "task_units": {},
-        "task_value_names": {},
-        "num_steps_in_training": 1,
-        "learner": {"name": "maml"},
-        "training_seed": 7,
-        "num_iterations": 30,
-        "num_env_steps": 12_000,
-    }
+    description = made_up_description(len(TASKS))
     evaluations = []
     for value in returns:
         # -1000 before adaptation; the tasks differ by 1, and their mean is the value.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.evaluations import made_up_description
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
@@ -24,25 +25,14 @@ VALUES = RNG.uniform(1, 2, (NUM_TASKS, 20))
 def evaluation(returns: np.ndarray, names: list[str], *, is_episode: bool = False) -> Evaluation:
     """An evaluation with given returns (K + 1, N)."""
     tasks = [dict(zip(names, map(float, row), strict=False)) for row in VALUES]
-    description: dict[str, Any] = {
-        "env": "Test",
-        "env_settings": {},
-        "horizon": 5,
-        "num_tasks": NUM_TASKS,
-        "num_episodes": 1,
-        "episodes_per_step": 1,
-        "actions": "sampled",
-        "adaptation_actions": "sampled",
-        "seed": 0,
-        "task_units": dict.fromkeys(names, "m"),
-        "task_value_names": {},
-        "num_steps_in_training": 1,
-        "learner": {"name": "rl2" if is_episode else "maml"},
-        "training_seed": 0,
-        "num_iterations": 1,
-        "num_env_steps": 1,
-        "stage_is_episode": is_episode,
-    }
+    description = made_up_description(
+        NUM_TASKS,
+        num_episodes=1,
+        episodes_per_step=1,
+        task_units=dict.fromkeys(names, "m"),
+        learner={"name": "rl2" if is_episode else "maml"},
+        stage_is_episode=is_episode,
+    )
     returns = returns[..., None]
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 

@@ -8,6 +8,7 @@ themselves, or of how a process is started, use :mod:`subprocess`.
 from __future__ import annotations
 
 import faulthandler
+import io
 import multiprocessing
 import os
 import runpy
@@ -21,6 +22,7 @@ import weakref
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 _TESTS = Path(__file__).resolve().parents[1]
 
@@ -28,6 +30,21 @@ _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
     ["maml_rl", "maml_rl.training.start", "maml_rl.analysis.evaluation", "helpers.commands"]
 )
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Result(NamedTuple):
+    """What a command returned and printed, if it ran in this process."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Command:

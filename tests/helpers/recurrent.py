@@ -6,8 +6,9 @@ form the weights that a hypernetwork generates. They share no code with the pack
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,12 +16,19 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from maml_rl.learners.base import LearnerState
 from maml_rl.learners.recurrent.actor import RecurrentActor
 from maml_rl.learners.recurrent.batch import TrialBatch
 from maml_rl.learners.recurrent.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.teacher_student.networks import Student
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.system.random_streams import RandomStreams
+from maml_rl.training.compose import Training
 
 OBSERVATION_SIZE = 3
 HEADS = {
@@ -331,6 +339,64 @@ class RecordingActor(RecurrentActor):
         actions = super().act(observations, t)
         self.memories.append(self.memory[0].copy())
         return actions
+
+
+class PlayedTrials(NamedTuple):
+    """Trials of three episodes, played step by step, one episode per stage."""
+
+    stages: list[Episodes]
+    noises: list[Tensor]
+    """Of each stage, (T, 1, H, A)."""
+    memories: list[Tensor]
+    """What the network remembered after each step, of each stage (T, H, memory size)."""
+
+    @classmethod
+    def of(
+        cls,
+        training: Training,
+        state: LearnerState,
+        network: RecurrentPolicy | Student,
+        theta: Theta,
+        streams: RandomStreams,
+    ) -> PlayedTrials:
+        """Play them; check that what is remembered at the end of an episode is the next belief."""
+        learner = training.agent.learner
+        collector = dataclasses.replace(training.collector, dtype=torch.float64)
+        collector.set_tasks(sample_tasks(collector, streams))
+        normalizer = ObservationNormalizer(**state.tensors["normalizer"])
+        belief = learner.prior(state, collector.num_tasks)
+        played = cls([], [], [])
+        for stage in range(3):
+            noise = collector.noise(learner.draw_noise, streams, stage)
+            actor = RecordingActor(network, theta, belief, noise, normalizer)
+            played.stages.append(collector.collect(actor, streams, stage))
+            played.noises.append(noise)
+            played.memories.append(torch.from_numpy(np.stack(actor.memories, axis=1)))
+            belief = learner.update(state, belief, played.stages[-1], stage)
+            for key, value in zip(("memory", "previous"), actor.memory, strict=True):
+                torch.testing.assert_close(belief[key], torch.from_numpy(value))
+        return played
+
+    def assert_same_pass(
+        self,
+        network: RecurrentPolicy | Student,
+        dist: Distribution,
+        outputs: Tensor,
+        actions: Tensor,
+    ) -> None:
+        """Compare the memories of each step, and its action, with a pass over whole trials."""
+        for i, trial_actions in enumerate(actions):
+            masks = [stage.mask[i, 0] > 0 for stage in self.stages]
+            noise = torch.cat(
+                [part[i, 0][mask] for part, mask in zip(self.noises, masks, strict=True)]
+            )
+            memory = torch.cat(
+                [part[i, : int(m.sum())] for part, m in zip(self.memories, masks, strict=True)]
+            )
+            number = len(noise)
+            part = type(dist)(*(value[i : i + 1, :number] for value in dist))
+            torch.testing.assert_close(part.sample(noise[None])[0], trial_actions[:number])
+            torch.testing.assert_close(network.outputs_of(memory), outputs[i, :number])
 
 
 def assert_gradient(loss: Callable[[dict[str, Tensor]], Tensor], theta: dict[str, Tensor]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,11 @@ def tiny(output: Path, **settings: Any) -> Config:
     }
     logging = values["logging"] | settings.pop("logging", {})
     return maml_rl.load_config(**values | settings | {"logging": logging}, output=str(output))
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    """Raise what writing to a full disk raises."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def last(run: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from helpers.recurrent import (
     HORIZON,
     LENGTHS,
     VARIANTS,
-    RecordingActor,
+    PlayedTrials,
     along_trials,
     assert_gradient,
     make_batch,
@@ -452,13 +452,12 @@ def run_ppo(
     theta: dict[str, Tensor],
     config: RL2Config,
     *,
-    policy: RecurrentPolicy | None = None,
     num_trials: int = 4,
     step_size: float = 1e-3,
     block_size: int = ALL,
 ) -> tuple[Any, dict[str, Tensor], dict[str, float]]:
     return ppo_update(
-        policy or make_policy(),
+        make_policy(),
         theta,
         initial_state(theta),
         batch,
@@ -676,45 +675,20 @@ def test_playing_step_by_step_equals_the_pass_over_the_trial(name: str, tmp_path
         learner = training.agent.learner
         policy = learner.policy
         state = training.iterate().state  # with statistics of observations
-        theta = {key: value.double() for key, value in moved_as_trained(state, policy).items()}
+        theta = moved_as_trained(state)
         state = state._replace(tensors={**state.tensors, "theta": theta})
-        collector = dataclasses.replace(training.collector, dtype=torch.float64)
-        collector.set_tasks(sample_tasks(collector, STREAMS))
-        belief = learner.prior(state, 3)
-        normalizer = learner.actor(state, belief, None)._normalizer
-        stages, noises, memories, beliefs = [], [], [], [belief]
-        for stage in range(3):
-            noise = collector.noise(learner.draw_noise, STREAMS, stage)
-            actor = RecordingActor(policy, theta, belief, noise, normalizer)
-            stages.append(collector.collect(actor, STREAMS, stage))
-            noises.append(noise)
-            memories.append(torch.from_numpy(np.stack(actor.memories, axis=1)))
-            belief = learner.update(state, belief, stages[-1], stage)
-            beliefs.append(belief)
-            # What the actor remembers at the end is the next belief.
-            remembered = dict(zip(("memory", "previous"), actor.memory, strict=True))
-            for key, value in remembered.items():
-                torch.testing.assert_close(belief[key], torch.from_numpy(value))
-    lengths = torch.stack([stage.mask.sum((1, 2)) for stage in stages])
+        played = PlayedTrials.of(training, state, policy, theta, STREAMS)
+        prior = learner.prior(state, 3)
+    lengths = torch.stack([stage.mask.sum((1, 2)) for stage in played.stages])
     assert lengths.min() < helpers.memory_tasks.LENGTH
-    sequence = trial_sequence(stages, beliefs[0]["previous"], policy.action_head)
+    sequence = trial_sequence(played.stages, prior["previous"], policy.action_head)
     dist, _ = along_trials(policy, theta, sequence)
     inputs = policy.encode(theta, sequence.observations, sequence.previous)
-    outputs, _ = policy.unroll(theta, beliefs[0]["memory"], inputs)
-    for i in range(3):
-        # Real steps of the trial.
-        masks = [stage.mask[i, 0] > 0 for stage in stages]
-        noise = torch.cat([part[i, 0][mask] for part, mask in zip(noises, masks, strict=True)])
-        memory = torch.cat(
-            [part[i, : int(m.sum())] for part, m in zip(memories, masks, strict=True)]
-        )
-        number = len(noise)
-        part = type(dist)(*(value[i : i + 1, :number] for value in dist))
-        torch.testing.assert_close(part.sample(noise[None])[0], sequence.actions[i, :number])
-        torch.testing.assert_close(policy.outputs_of(memory), outputs[i, :number])
+    outputs, _ = policy.unroll(theta, prior["memory"], inputs)
+    played.assert_same_pass(policy, dist, outputs, sequence.actions)
 
 
-def moved_as_trained(state: Any, policy: RecurrentPolicy) -> dict[str, Tensor]:
+def moved_as_trained(state: Any) -> dict[str, Tensor]:
     """Parameters far from the initial ones, so that memory and hypernetwork matter."""
     return moved({name: value.double() for name, value in state.tensors["theta"].items()}, 0.3)
 
@@ -725,7 +699,7 @@ def test_the_next_episode_depends_on_the_one_before(tmp_path: Path) -> None:
         state = state._replace(
             tensors={
                 **state.tensors,
-                "theta": {k: v.float() for k, v in moved_as_trained(state, learner.policy).items()},
+                "theta": {k: v.float() for k, v in moved_as_trained(state).items()},
             }
         )
         tasks = sample_tasks(training.collector, STREAMS)

@@ -14,7 +14,7 @@ import torch
 from helpers.drawn import drawn_task
 from helpers.recurrent import (
     HEADS,
-    RecordingActor,
+    PlayedTrials,
     assert_gradient,
     make_batch,
     make_sequence,
@@ -306,39 +306,15 @@ def test_playing_step_by_step_equals_the_pass_over_the_trial(
         student = learner.student
         state = in_float64(training.iterate().state)  # with statistics of observations
         theta = {**state.tensors["theta"], **state.tensors["student"]}
-        collector = dataclasses.replace(training.collector, dtype=torch.float64)
-        collector.set_tasks(sample_tasks(collector, STREAMS))
-        belief = learner.prior(state, 3)
-        normalizer = ObservationNormalizer(**state.tensors["normalizer"])
-        stages, noises, memories = [], [], []
-        for stage in range(3):
-            noise = collector.noise(learner.draw_noise, STREAMS, stage)
-            actor = RecordingActor(student, theta, belief, noise, normalizer)
-            stages.append(collector.collect(actor, STREAMS, stage))
-            noises.append(noise)
-            memories.append(torch.from_numpy(np.stack(actor.memories, axis=1)))
-            belief = learner.update(state, belief, stages[-1], stage)
-            # What the actor remembers at the end is the next belief.
-            remembered = dict(zip(("memory", "previous"), actor.memory, strict=True))
-            for key, value in remembered.items():
-                torch.testing.assert_close(belief[key], torch.from_numpy(value))
-    lengths = torch.stack([stage.mask.sum((1, 2)) for stage in stages])
+        played = PlayedTrials.of(training, state, student, theta, STREAMS)
+        previous = learner.prior(state, 3)["previous"]
+    lengths = torch.stack([stage.mask.sum((1, 2)) for stage in played.stages])
     assert lengths.min() < helpers.memory_tasks.LENGTH
-    previous = learner.prior(state, 3)["previous"]
-    sequence = trial_sequence(stages, previous, student.action_head)
+    sequence = trial_sequence(played.stages, previous, student.action_head)
     args = (theta, sequence.observations, sequence.previous, None)
     outputs = outputs_along_trials(student.memory, *args)
     dist = action_distribution(student, theta, outputs, sequence.observations)
-    for i in range(3):
-        masks = [stage.mask[i, 0] > 0 for stage in stages]
-        noise = torch.cat([part[i, 0][mask] for part, mask in zip(noises, masks, strict=True)])
-        memory = torch.cat(
-            [part[i, : int(m.sum())] for part, m in zip(memories, masks, strict=True)]
-        )
-        number = len(noise)
-        torch.testing.assert_close(student.outputs_of(memory), outputs[i, :number])
-        part = type(dist)(*(value[i : i + 1, :number] for value in dist))
-        torch.testing.assert_close(part.sample(noise[None])[0], sequence.actions[i, :number])
+    played.assert_same_pass(student, dist, outputs, sequence.actions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.runs import tiny
+from helpers.runs import full_disk, tiny
 
 import maml_rl
 from maml_rl.cli import main
@@ -44,11 +43,6 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("USERPROFILE", str(folder))
     monkeypatch.chdir(tmp_path / "work")
     return folder
-
-
-def refuse(*arguments: object, **options: object) -> None:
-    """What a full disk answers."""
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_the_home_folder_in_every_setting_and_function(home):
@@ -201,7 +195,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     train(tiny(Path("run"), num_iterations=1))
     Path("run/evaluation").mkdir()
     # Permissions do not bind every user that runs the tests.
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full_disk)
     monkeypatch.setattr(
         "maml_rl.analysis.comparison.saved_evaluations.evaluate",
         lambda *_, **__: pytest.fail("played"),
@@ -223,7 +217,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
 )
 def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, monkeypatch, failing):
     train(tiny(Path("run"), num_iterations=1))
-    monkeypatch.setattr(failing, refuse)
+    monkeypatch.setattr(failing, full_disk)
     assert main(["evaluate", "run", *EVALUATION]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "cannot be written" in line
@@ -233,10 +227,10 @@ def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, mon
 def test_a_policy_that_cannot_be_saved_or_exported_is_one_line(home, monkeypatch):
     policy = maml_rl.load(train(tiny(Path("run"), num_iterations=1)))
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.agents.agent.save_checkpoint", refuse)
+        patched.setattr("maml_rl.agents.agent.save_checkpoint", full_disk)
         with pytest.raises(UserError, match=r"saved cannot be written.*No space"):
             policy.save("saved")
-    monkeypatch.setattr("maml_rl.system.atomic_files.os.replace", refuse)
+    monkeypatch.setattr("maml_rl.system.atomic_files.os.replace", full_disk)
     with pytest.raises(UserError, match=r"policy\.ts cannot be written.*No space"):
         policy.export("policy.ts")
 

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from helpers.commands import Result
 
 import maml_rl
 from maml_rl.agents.from_scratch import LearningCurve, PPOSettings
@@ -106,12 +107,6 @@ def run(finished: Path) -> Iterator[Path]:
     baselines = finished / "baselines"
     if baselines.exists():
         baselines.rename(finished.parent / f"baselines-{len(list(finished.parent.iterdir()))}")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

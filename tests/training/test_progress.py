@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+from helpers.commands import Terminal
 from helpers.runs import tiny
 from tqdm import tqdm
 
@@ -36,13 +37,6 @@ def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress_module, "time", clock)
     return clock
-
-
-class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from helpers import commands
-from helpers.runs import MODULE, assert_equal_runs, tiny
+from helpers.runs import MODULE, assert_equal_runs, full_disk, tiny
 from helpers.scripts import load_script
 
 import maml_rl
@@ -222,11 +222,7 @@ def test_a_video_that_cannot_be_logged_is_an_error_of_the_disk_and_not_of_the_vi
     tmp_path, monkeypatch, caplog
 ):
     caplog.set_level("INFO", logger="maml_rl")
-
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("maml_rl.training.finish.log_final", full)
+    monkeypatch.setattr("maml_rl.training.finish.log_final", full_disk)
     video = {"final_evaluation": False, "final_video": True}
     with pytest.raises(UserError, match="No space left"):
         train(tiny(tmp_path / "run", **SMALLEST, outer="adam", logging=video))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import commands
+from helpers.commands import Terminal
 from helpers.runs import tiny
 
 from maml_rl.training import reporting
@@ -90,13 +91,6 @@ def test_what_the_encoding_lacks_is_escaped(monkeypatch):
     with default_stdout_log():
         log("−1 → 0, 100 %")
     assert stream.buffer.getvalue().decode() == f"\\u22121 \\u2192 0, 100 %{os.linesep}"
-
-
-class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_terminal_shows_a_bar(tmp_path, monkeypatch, caplog):

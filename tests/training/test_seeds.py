@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.runs import assert_equal_runs, last, tiny
+from helpers.runs import assert_equal_runs, full_disk, last, tiny
 
 import maml_rl
 from maml_rl.cli import main
@@ -322,14 +320,11 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_when_the_disk_is_full_before_the_first_run_the_same_command_continues(
     tmp_path, monkeypatch, capsys
 ):
-    def no_space(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     output = tmp_path / "runs"
     flags = ["train", *FLAGS, "--seeds=0", "--output", str(output)]
     for module in ("maml_rl.runs.seeds.write_whole", "maml_rl.runs.run_folder.write_config"):
         with monkeypatch.context() as patch:
-            patch.setattr(module, no_space)
+            patch.setattr(module, full_disk)
             assert main(flags) == 2
         error = capsys.readouterr().err
         assert "No space left" in error

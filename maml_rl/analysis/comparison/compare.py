@@ -122,7 +122,7 @@ class Comparison:
         """
         evaluation = self.entries[0].evaluations[0]
         number = len(evaluation.tasks)
-        if evaluation.description.get("tasks_are_given"):
+        if evaluation.description["tasks_are_given"]:
             return counted(number, "given task")
         num_different = len({repr(task) for task in evaluation.tasks})
         if num_different < number:

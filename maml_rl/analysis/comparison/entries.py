@@ -110,7 +110,7 @@ class Entry:
     @property
     def stage_is_episode(self) -> bool:
         """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
-        return bool(self.evaluations[0].description.get("stage_is_episode"))
+        return bool(self.evaluations[0].description["stage_is_episode"])
 
     @property
     def adapted_step(self) -> int:
@@ -263,7 +263,7 @@ def learner_notes(entries: Sequence[Entry]) -> list[str]:
     """
     notes = []
     for entry in entries:
-        learners = [one.description.get("learner", {}) for one in entry.evaluations]
+        learners = [one.description["learner"] for one in entry.evaluations]
         texts = [learner["note"] for learner in learners if "note" in learner]
         if len(set(texts)) == 1:
             texts = texts[:1]
@@ -279,7 +279,7 @@ def training_notes(entries: Sequence[Entry]) -> list[str]:
     """
     means = {}
     for entry in entries:
-        numbers = [one.description.get("num_env_steps") for one in entry.evaluations]
+        numbers = [one.description["num_env_steps"] for one in entry.evaluations]
         known = [number for number in numbers if number is not None]
         if known:
             means[entry.name] = float(np.mean(known))

@@ -16,7 +16,7 @@ from maml_rl.analysis.comparison.entries import Entry, learner_notes
 from maml_rl.analysis.figures import (
     HEIGHT_OF_A_LINE,
     draw_line,
-    finish,
+    finish_figure,
     line_style,
     new_figure,
     set_title,
@@ -98,7 +98,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     notes = learner_notes(comparison.main)
     if len(notes) > _MOST_NOTES:
         notes = []
-    return finish(figure, "\n".join([title, spread_of(comparison.main), *notes]))
+    return finish_figure(figure, "\n".join([title, spread_of(comparison.main), *notes]))
 
 
 def return_of_stages(entries: Sequence[Entry]) -> str:
@@ -196,7 +196,7 @@ def change_figure(comparison: Comparison) -> Figure | None:
         title = "; ".join(dict.fromkeys(titles))  # learners count steps or episodes
         axes.set(xlabel="control steps since the change", title=title)
     panels[0].set_ylabel("reward per control step")
-    return finish(figure, f"{subject_of(comparison)}: mean over tasks and episodes")
+    return finish_figure(figure, f"{subject_of(comparison)}: mean over tasks and episodes")
 
 
 def scratch_figure(comparison: Comparison) -> Figure:
@@ -230,7 +230,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     note = "the same task"
     if len(tasks) > 1:
         note = f"means over the same {len(tasks)} tasks\ngrey: {scratch.label}, worst to best task"
-    return finish(figure, f"{subject_of(comparison)}: {note}")
+    return finish_figure(figure, f"{subject_of(comparison)}: {note}")
 
 
 def sweep_figure(
@@ -287,7 +287,7 @@ def sweep_figure(
     axes.set(xlabel=xlabel, ylabel=return_at(stages))
     name_ticks(axes.xaxis, name, values, comparison)
     title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
-    return finish(figure, f"{title}\n{spread_of(entries)}")
+    return finish_figure(figure, f"{title}\n{spread_of(entries)}")
 
 
 def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import actions_played, evaluate, origin_of
+from maml_rl.analysis.evaluation import evaluate, origin_of
 from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.errors import UserError
 from maml_rl.runs.run_folder import package_versions
-from maml_rl.settings.config import env_settings
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
-from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
+
+_ARRAYS = ("returns", "success", "rewards", "lasting")
+"""Arrays of an evaluation; the last two are ``None`` if no dynamics change in an episode."""
 
 
 def evaluate_or_read(
@@ -53,7 +54,7 @@ def evaluate_or_read(
     if folder is not None:
         path = evaluation_file(folder, agent, env, arguments, tasks, fixed)
         if path.exists():
-            return read_evaluation(path, agent, env, arguments)
+            return read_evaluation(path, agent)
     options = dict(arguments)
     if tasks is not None:
         del options["num_tasks"]
@@ -114,96 +115,42 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    content = {
+    content: dict[str, Any] = {
         "tasks": [dict(task) for task in evaluation.tasks],
-        "returns": evaluation.returns.tolist(),
-        "success": evaluation.success.tolist(),
         "description": evaluation.description,
     }
-    if evaluation.rewards is not None and evaluation.lasting is not None:
-        content["rewards"] = evaluation.rewards.tolist()
-        content["lasting"] = evaluation.lasting.tolist()
+    for name in _ARRAYS:
+        array = getattr(evaluation, name)
+        content[name] = None if array is None else array.tolist()
     with unwritable_refused(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content))
+        write_whole(path, json.dumps({"sha256": _digest(content), "evaluation": content}))
 
 
-def read_evaluation(
-    path: Path, agent: Agent, env: EnvConfig, arguments: Mapping[str, Any]
-) -> Evaluation:
-    """Read an evaluation; the arguments are those of :func:`evaluation_file`.
+def read_evaluation(path: Path, agent: Agent) -> Evaluation:
+    """Read an evaluation of an agent.
 
     Raises:
         UserError: if the file is damaged.
     """
     try:
-        return _parse(read_json(path, LONGEST_TABLE), agent, env, arguments)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        file = read_json(path, LONGEST_TABLE)
+        content = file["evaluation"]
+        if file["sha256"] != _digest(content):
+            raise ValueError("its checksum differs")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} of an interrupted evaluation is damaged ({error}): delete it"
         ) from error
-
-
-def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, Any]) -> Evaluation:
-    """Check the content of a file and convert it to an evaluation.
-
-    Raises:
-        KeyError, TypeError, ValueError, OverflowError: if it is not an evaluation of this size.
-    """
-    # Tasks.
-    tasks, description = content["tasks"], content["description"]
-    num_tasks, num_episodes = arguments["num_tasks"], arguments["num_episodes"]
-    is_list = isinstance(tasks, list) and len(tasks) == num_tasks
-    if not (is_list and all(isinstance(task, dict) for task in tasks)):
-        raise ValueError(f"tasks must be {num_tasks} mappings")
-    # Arrays.
-    shape = (arguments["num_steps"] + 1, num_tasks, num_episodes)
-    returns = _parse_array(content, "returns", shape)
-    success = _parse_array(content, "success", shape)
-    rewards, lasting = None, None
-    if "rewards" in content:
-        rewards = _parse_array(content, "rewards", (*shape[:2], agent.config.horizon))
-        lasting = _parse_array(content, "lasting", shape[:2])
-    # Description.
-    expected = {
-        "num_tasks": num_tasks,
-        "num_episodes": num_episodes,
-        "episodes_per_step": episodes_per_stage(agent.config.learner, num_episodes),
-        "seed": arguments["seed"],
-        "env": agent.config.env.name,
-        "horizon": agent.config.horizon,
-        "env_settings": json.loads(json.dumps(env_settings(env))),
-        "num_steps_in_training": agent.learner.num_adaptation_steps,
-        **actions_played(arguments["deterministic"], arguments["deterministic_adaptation"]),
+    arrays: dict[str, Any] = {
+        name: None if content[name] is None else np.array(content[name], np.float32)
+        for name in _ARRAYS
     }
-    for name, value in expected.items():
-        if description[name] != value:
-            raise ValueError(f"its {name} is {description[name]!r:.100}, expected {value!r:.100}")
-    units = description["task_units"]
-    if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
-        raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
-    names = description["task_value_names"]
-    is_nested = isinstance(names, dict) and all(isinstance(one, dict) for one in names.values())
-    if not is_nested or not all(
-        isinstance(word, str) for one in names.values() for word in one.values()
-    ):
-        raise ValueError(f"task_value_names must be mappings to strings, got {names!r:.100}")
     # Another run with the same parameters and settings has the same file name.
     return Evaluation(
-        tasks=tasks,
-        returns=returns,
-        success=success,
-        description=description | origin_of(agent),
-        rewards=rewards,
-        lasting=lasting,
+        tasks=content["tasks"], description=content["description"] | origin_of(agent), **arrays
     )
 
 
-def _parse_array(content: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an infinite value is refused below
-        array = np.array(content[name], float).astype(np.float32)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if np.isinf(array).any():
-        raise ValueError(f"{name} has an infinite value")
-    return array
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

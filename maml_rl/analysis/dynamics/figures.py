@@ -13,7 +13,7 @@ from maml_rl.analysis.comparison.figures import (
     subject_of,
 )
 from maml_rl.analysis.dynamics.robustness import REGIONS, Robustness
-from maml_rl.analysis.figures import draw_line, finish, new_figure
+from maml_rl.analysis.figures import draw_line, finish_figure, new_figure
 from maml_rl.analysis.statistics import mean_interval
 
 
@@ -47,4 +47,4 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
     panels[0].set_ylabel(return_of_stages(entries))
     title = f"{subject_of(robustness.comparison)}: mean over points and tasks of all sweeps"
     spread = spread_of([entry for entry in entries if len(entry.evaluations) > 1])
-    return finish(figure, f"{title}\n{spread}")
+    return finish_figure(figure, f"{title}\n{spread}")

@@ -173,7 +173,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "training_seeds": [one.description["training_seed"] for one in evaluations],
         "num_iterations": [one.description["num_iterations"] for one in evaluations],
         "num_env_steps": [one.description["num_env_steps"] for one in evaluations],
-        "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
+        "is_best_iteration": [one.description["is_best"] for one in evaluations],
         "horizon": entry.horizon,
         "swept": dict(entry.swept),
         "return": entry.center.tolist(),

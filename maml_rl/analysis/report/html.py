@@ -234,7 +234,7 @@ def _run_rows(comparison: Comparison) -> list[list[str]]:
 def _iterations(evaluation: Evaluation) -> str:
     """Iterations of training, if known, and whether their number was chosen."""
     description = evaluation.description
-    chosen = " (chosen by evaluations in training)" if description.get("is_best") else ""
+    chosen = " (chosen by evaluations in training)" if description["is_best"] else ""
     return f"{_number(description['num_iterations'])}{chosen}"
 
 

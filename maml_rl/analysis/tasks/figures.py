@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.comparison.figures import name_ticks, subject_of
-from maml_rl.analysis.figures import finish, line_style, new_figure, set_title
+from maml_rl.analysis.figures import finish_figure, line_style, new_figure, set_title
 from maml_rl.analysis.tasks.words import with_unit
 
 _MAX_PANELS = 40
@@ -129,7 +129,7 @@ def _task_panels(
     note = "\nequal values are drawn next to each other" if has_equal else ""
     if len(names) < len(values):
         note += f"\nthe first {len(names)} of {len(values)} values"
-    return finish(figure, f"{title}\neach task: {what}{note}")
+    return finish_figure(figure, f"{title}\neach task: {what}{note}")
 
 
 def _task_curve(

@@ -26,12 +26,12 @@ from maml_rl.learners.pearl.context_encoder import ContextEncoder
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.plain_module import latent_module
 from maml_rl.learners.pearl.replay import (
-    Entry,
+    HistoryEntry,
     bounded,
     check_entry,
+    concatenated,
     drawn_tasks,
     history_entry,
-    joined,
     num_transitions,
 )
 from maml_rl.learners.pearl.sac import Learned
@@ -64,7 +64,7 @@ class _Part(NamedTuple):
 
     played: TrainingTrial
     """All trials of this process."""
-    entry: Entry
+    entry: HistoryEntry
     """Their episodes, of all processes."""
 
 
@@ -245,7 +245,7 @@ class PEARL(Learner):
         parts.append(part)
 
         # Add the episodes to the replay, and observations to the normaliser.
-        entry = joined([part.entry for part in parts])
+        entry = concatenated([part.entry for part in parts])
         history = bounded((*state.history, entry), self.config.capacity)
         normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:

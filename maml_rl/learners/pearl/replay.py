@@ -23,7 +23,7 @@ from maml_rl.system.distributed import Ranks
 _MOST_ENTRIES = 5000
 """Bound on the list of entries in a checkpoint."""
 
-Entry = Mapping[str, Tensor]
+HistoryEntry = Mapping[str, Tensor]
 """An entry of the history.
 
 Of R rows ``observations`` (R, O) raw, ``actions`` (R, A) in [−1, 1], ``rewards`` (R,) and
@@ -55,7 +55,7 @@ def history_entry(
     for number, stage in enumerate(stages):
         part = _rows(stage, tasks, number < num_prior_stages, action_scale)
         parts.append({name: ranks.gather(value) for name, value in part.items()})
-    return joined(parts)
+    return concatenated(parts)
 
 
 def _rows(
@@ -120,17 +120,17 @@ def check_entry(
         )
 
 
-def joined(entries: Sequence[Entry]) -> dict[str, Tensor]:
+def concatenated(entries: Sequence[HistoryEntry]) -> dict[str, Tensor]:
     """Return the episodes of all entries as one entry."""
     return {name: torch.cat([entry[name] for entry in entries]) for name in entries[0]}
 
 
-def num_transitions(entry: Entry) -> int:
+def num_transitions(entry: HistoryEntry) -> int:
     """Return the number of transitions of an entry."""
     return int(entry["lengths"].sum())
 
 
-def bounded(history: tuple[Entry, ...], capacity: int) -> tuple[Entry, ...]:
+def bounded(history: tuple[HistoryEntry, ...], capacity: int) -> tuple[HistoryEntry, ...]:
     """Return the newest entries that have at most ``capacity`` transitions; at least one."""
     history = history[-_MOST_ENTRIES:]
     total = 0
@@ -141,7 +141,7 @@ def bounded(history: tuple[Entry, ...], capacity: int) -> tuple[Entry, ...]:
     return history
 
 
-class Window(NamedTuple):
+class ReplayWindow(NamedTuple):
     """Transitions of each of K tasks, grouped by task, in the order of their collection."""
 
     rows: np.ndarray
@@ -161,11 +161,11 @@ class Window(NamedTuple):
 class Replay(NamedTuple):
     """The transitions of a history, of K tasks that have episodes with z from the prior."""
 
-    entry: Entry
+    entry: HistoryEntry
     """All episodes."""
-    everything: Window
+    everything: ReplayWindow
     """All transitions: for actor and critics."""
-    prior: Window
+    prior: ReplayWindow
     """Transitions of the newest episodes with z from the prior: for the context."""
 
     @property
@@ -174,7 +174,7 @@ class Replay(NamedTuple):
         return len(self.everything.first)
 
 
-def make_replay(history: Sequence[Entry], context_window: int) -> Replay:
+def make_replay(history: Sequence[HistoryEntry], context_window: int) -> Replay:
     """Return the two windows of a history.
 
     Args:
@@ -182,7 +182,7 @@ def make_replay(history: Sequence[Entry], context_window: int) -> Replay:
         context_window: number of newest episodes of a task, with z from the prior, that the context
             is drawn from.
     """
-    entry = joined(history)
+    entry = concatenated(history)
     tasks, lengths, is_prior = (
         entry[name].cpu().numpy() for name in ("tasks", "lengths", "is_prior")
     )
@@ -210,7 +210,7 @@ def _window(
     lengths: np.ndarray,
     first_rows: np.ndarray,
     known: np.ndarray,
-) -> Window:
+) -> ReplayWindow:
     """Return the window of some episodes, which are grouped by task."""
     lengths, first_rows = lengths[episodes], first_rows[episodes]
     group = np.searchsorted(known, tasks[episodes])
@@ -220,7 +220,7 @@ def _window(
     counts = np.bincount(group, weights=lengths, minlength=len(known)).astype(np.int64)
     first = np.cumsum(counts) - counts
     episode_counts = np.bincount(group, minlength=len(known))
-    return Window(
+    return ReplayWindow(
         rows=rows,
         first=first,
         counts=counts,
@@ -243,7 +243,7 @@ def drawn_tasks(rng: np.random.Generator, num_tasks: int, number: int) -> np.nda
 
 
 def drawn_rows(
-    rng: np.random.Generator, window: Window, tasks: np.ndarray, number: int
+    rng: np.random.Generator, window: ReplayWindow, tasks: np.ndarray, number: int
 ) -> np.ndarray:
     """Draw transitions of each task, with replacement; return their rows (T, number).
 
@@ -258,7 +258,7 @@ def drawn_rows(
 
 
 def consecutive_rows(
-    rng: np.random.Generator, window: Window, tasks: np.ndarray, number: int
+    rng: np.random.Generator, window: ReplayWindow, tasks: np.ndarray, number: int
 ) -> np.ndarray:
     """Draw consecutive transitions of each task; return their rows (T, number).
 
@@ -296,7 +296,7 @@ class Transitions(NamedTuple):
         return Transitions(*(value[tasks] for value in self))
 
 
-def transitions(entry: Entry, rows: np.ndarray) -> Transitions:
+def transitions(entry: HistoryEntry, rows: np.ndarray) -> Transitions:
     """Return transitions by their rows (T, B)."""
     index = torch.from_numpy(rows).to(entry["rewards"].device)
     return Transitions(

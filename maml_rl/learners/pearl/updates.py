@@ -13,7 +13,7 @@ from maml_rl.learners.pearl.context import encoder_inputs
 from maml_rl.learners.pearl.context_encoder import ContextEncoder
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.replay import (
-    Entry,
+    HistoryEntry,
     Replay,
     consecutive_rows,
     drawn_rows,
@@ -39,7 +39,7 @@ class Updates(NamedTuple):
 
 def take_updates(
     before: Learned,
-    history: Sequence[Entry],
+    history: Sequence[HistoryEntry],
     normalizer: ObservationNormalizer | None,
     num_updates: int,
     *,
