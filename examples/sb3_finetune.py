@@ -1,4 +1,4 @@
-"""Compare PPO from an adapted meta-policy with PPO from scratch, on the same held-out task.
+"""Compare PPO from an adapted policy with PPO from scratch, on the same fresh task.
 
 Both have the same number of control steps; those of adaptation count too. The table has mean
 returns of stochastic episodes after each part of the budget.
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--n_steps", type=int, default=128, help="steps of each simulation between updates"
     )
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="from scratch")
-    parser.add_argument("--finetuning_rate", type=float, default=1e-4, help="from the meta-policy")
+    parser.add_argument("--finetuning_rate", type=float, default=1e-4, help="of the adapted policy")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     # Means over tasks.
     print(
-        f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % "
+        f"{'control steps':>13} | from the adapted policy | from scratch | difference and its 95 % "
         "interval over tasks"
     )
     intervals = mean_interval(np.moveaxis(returns[..., 0] - returns[..., 1], 0, -1))
@@ -67,12 +67,12 @@ def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndar
     """Train both on one task.
 
     Returns:
-        Mean returns after each budget, (len(budgets), 2): from the meta-policy, from scratch.
+        Mean returns after each budget, (len(budgets), 2): from the adapted policy, from scratch.
     """
     agent = maml_rl.load(args.policy)
     config = agent.config
     sizes = {"num_envs": args.num_envs, "seed": seed}
-    # Draw a held-out task.
+    # Draw a fresh task.
     task_env = make_vec_env(
         None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=seed
     )

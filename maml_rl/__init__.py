@@ -1,4 +1,4 @@
-"""Meta-reinforcement learning for robotics: policies that adapt to a task in one gradient step."""
+"""Meta-reinforcement learning for robotics: policies that adapt within a few episodes."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def command(argv: list[str]) -> int:
 
 
 def _check_length(config: Config, folder: Path) -> None:
-    """Check that earlier runs of a method have as many control steps.
+    """Check that earlier runs of a method have the same number of control steps.
 
     They are not extended: step sizes that fall over a run, and the share of a teacher, depend on
     its length.

@@ -24,9 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = Parser(
         prog="python -m maml_rl.compare",
-        description="Train several learners on the same varied dynamics, with as many control "
-        "steps each. Evaluate them with the same dynamics, inside and outside the ranges of "
-        "training, and write one report. The same command resumes; it keeps finished runs and "
+        description="Train several learners on the same varied dynamics, with the same number "
+        "of control steps. Evaluate them with the same dynamics, inside and outside the ranges of "
+        "training, and write one report. Repeat the command to resume: it keeps finished runs and "
         "evaluations.",
     )
     parser.add_argument(
@@ -128,7 +128,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         "--num_tasks",
         type=positive,
         default=20,
-        help="fresh tasks for each version of the dynamics (default: 20)",
+        help="fresh tasks for each setting of the dynamics (default: 20)",
     )
     parser.add_argument(
         "--num_episodes",

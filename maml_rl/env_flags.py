@@ -28,8 +28,9 @@ class EnvFlags(NamedTuple):
     """Names of the flags that change tasks: ``--tasks.*`` and ``--dynamics``."""
 
 
-def add_env_flags(parser: argparse.ArgumentParser) -> None:
-    """Add help on the flags that :func:`take_env_flags` takes."""
+def add_env_flags(parser: argparse.ArgumentParser, sweeps: bool = False) -> None:
+    """Add help on the flags that :func:`take_env_flags` takes, and on sweeps if asked."""
+    sweep = "; sweep over a numeric task value with LOW:HIGH:POINTS, e.g. body_mass=0.5:3:6"
     parser.add_argument(
         "--tasks.SETTING",
         metavar="VALUE",
@@ -45,8 +46,7 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
         "--dynamics",
         metavar="NAME=VALUE,...",
         help="change the dynamics: values, ranges or lists of values, e.g. "
-        "body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; evaluate only: sweep over a numeric task "
-        "value with LOW:HIGH:POINTS, e.g. body_mass=0.5:3:6",
+        f"body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]{sweep if sweeps else ''}",
     )
 
 

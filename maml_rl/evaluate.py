@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
     )
     add_iteration_flag(parser)
-    add_env_flags(parser)
+    add_env_flags(parser, sweeps=True)
     return parser
 
 

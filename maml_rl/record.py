@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     which = parser.add_mutually_exclusive_group()
     add_task_flags(
-        which, "a task with its dynamics (default: nominal), shown as a row; may be repeated"
+        which, "a task to show as a row; dynamics that it omits are nominal; may be repeated"
     )
     which.add_argument(
         "--num_tasks",

@@ -235,7 +235,7 @@ class Agent:
                 adaptation step; or a sequence of logs, one per step. This agent must have played
                 the first log, the agent after one step the second, and so on. If a step of the
                 learner takes one episode, as RL²'s, every episode of a log is a step; RL² and PEARL
-                take any episodes, whoever played them.
+                take episodes from any controller.
 
         Returns:
             The adapted agent; this one does not change.
@@ -304,10 +304,10 @@ class Agent:
 
     @standard_torch()
     def with_chosen_step_sizes(self, num_tasks: int = 40, seed: int = 0) -> Agent:
-        """Choose what training chooses at its end, such as the step sizes outside training.
+        """Choose step sizes for use outside training, as training does at its end.
 
-        For an agent that was trained without it, for example by an earlier version. The choice is
-        kept by :meth:`save`. It plays ``num_episodes`` of the settings per task and step.
+        For an agent whose training did not choose them, for example by an earlier version. The
+        choice is kept by :meth:`save`. It plays ``num_episodes`` of the settings per task and step.
 
         Args:
             num_tasks: number of fresh training tasks.

@@ -30,12 +30,12 @@ _ENDS = ("terminated", "truncated", "episode_ends")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLog:
-    """N control steps of consecutive episodes on one task, played by the agent that will adapt.
+    """N control steps of consecutive episodes on one task.
 
-    For MAML, actions must be sampled (the default of ``predict``), because the policy gradient uses
-    their probabilities. Episodes of another agent, or with the most probable actions, give a wrong
-    gradient; where the actions show it, adaptation warns. RL² remembers any episodes, in their
-    order; PEARL infers the task from any transitions.
+    For MAML, the agent that will adapt must have played them, with sampled actions (the default of
+    ``predict``), because the policy gradient uses their probabilities. Episodes of another agent,
+    or with the most probable actions, give a wrong gradient; where the actions show it, adaptation
+    warns. RL² remembers any episodes, in their order; PEARL infers the task from any transitions.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
     least one of the three is required. Steps after the last end are ignored, since the return of
@@ -45,7 +45,7 @@ class EpisodeLog:
     observations: Any
     """(N, *observation_shape): raw observation from which each action was chosen."""
     actions: Any
-    """(N, action_size), or (N,) if discrete, as the environment received them."""
+    """(N, action_size), or (N,) if discrete: of ``predict``, before any delay or filter."""
     rewards: Any
     """(N,): reward of each action."""
     terminated: Any = None

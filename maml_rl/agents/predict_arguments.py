@@ -94,7 +94,7 @@ def checked_rewards(reward: Any, number: int) -> np.ndarray:
 
 
 def _one_each(values: Any, number: int, kinds: str) -> np.ndarray | None:
-    """Return values (N,), or ``None`` if they are no array (N,) or () of these kinds of dtype."""
+    """Return values (N,), or ``None`` if they are not an array (N,) or () of these kinds."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):  # a tensor on a GPU, lists of different lengths

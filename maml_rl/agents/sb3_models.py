@@ -27,7 +27,7 @@ _ALGORITHMS: dict[str, type[Model]] = {"PPO": PPO, "A2C": A2C}
 _NONLINEARITIES = {module: name for name, module in ACTIVATIONS.items()}
 
 _SET_BY_THE_ACTOR = ("policy", "policy_kwargs", "use_sde")
-"""Settings of an algorithm that the meta-policy determines."""
+"""Settings of an algorithm that the agent determines."""
 
 
 def model_of(
@@ -49,7 +49,7 @@ def model_of(
     if chosen is None or chosen not in _ALGORITHMS.values():
         name = getattr(algorithm, "__name__", algorithm)
         raise UserError(
-            f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C"
+            f"algorithm {name} is not supported: an agent can become the actor of PPO or A2C"
         )
     check_bounded(env.action_space)
     _check_settings(chosen, settings)
@@ -72,7 +72,7 @@ def model_of(
 def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None:
     refused = [name for name in settings if name in _SET_BY_THE_ACTOR]
     if refused:
-        raise UserError(f"leave out {', '.join(refused)}: the meta-policy determines the actor")
+        raise UserError(f"leave out {', '.join(refused)}: the agent determines the actor")
     excluded = ("env", "_init_setup_model", *_SET_BY_THE_ACTOR)
     valid = [name for name in inspect.signature(algorithm).parameters if name not in excluded]
     for name in settings:
@@ -96,7 +96,7 @@ def network_of(model: object) -> PlainNetwork:
     obstacle = _obstacle(policy, normalizer)
     if obstacle is not None:
         raise UserError(
-            f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}"
+            f"this {type(model).__name__} model cannot become a policy of MAML: {obstacle}"
         )
     layers = [(linear.weight, linear.bias) for linear in _actor_layers(policy)]
     return PlainNetwork(
@@ -107,7 +107,7 @@ def network_of(model: object) -> PlainNetwork:
 
 
 def _obstacle(policy: Any, normalizer: VecNormalize | None) -> str | None:
-    """Return why a model's policy cannot become a meta-policy, or ``None``."""
+    """Return why a model's policy cannot become a policy of MAML, or ``None``."""
     if type(policy) is not ActorCriticPolicy:
         return f"its policy is a {type(policy).__name__}, not an MlpPolicy"
     if policy.use_sde:

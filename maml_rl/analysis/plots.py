@@ -71,7 +71,7 @@ def plot_learning_curves(
     if x not in get_args(XAxis):
         raise UserError(f"x must be one of {', '.join(get_args(XAxis))}, got {x!r:.100}")
     if before and metric is not None:
-        raise UserError("before plots the return before adaptation and excludes metric")
+        raise UserError("before=True plots a return of its own: leave out metric")
     check_integers(1, smooth=smooth)
     view = View(metric=metric, x=x, smooth=smooth, before=before, log_x=log_x)
     groups, names = labelled_groups([user_path(folder) for folder in folders], view, labels)

@@ -234,7 +234,7 @@ class Learner(ABC):
     def after_training(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> LearnerState:
-        """Choose what is chosen on training tasks once a run has ended; by default nothing.
+        """Choose settings for use outside training, such as step sizes; by default nothing.
 
         The next iteration, if the run is extended, must not depend on the choice.
 
@@ -266,7 +266,7 @@ class Learner(ABC):
             check_statistics(tensors, group, source)
 
     def check_history_entry(self, entry: Mapping[str, Tensor], source: Path) -> None:
-        """Refuse an entry of the history that this learner cannot use; by default any.
+        """Refuse an entry of the history that this learner cannot use; the default refuses all.
 
         Args:
             entry: read from a file.

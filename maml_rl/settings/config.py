@@ -91,7 +91,8 @@ class Config:
     torch_threads: int | None = None
     """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""
     tasks_per_block: int | None = None
-    """Tasks that the outer step computes together; fewer need less memory. null: 4, GPU: 64."""
+    """Tasks whose gradient is computed together; fewer need less memory. null: by the learner, more
+    on a GPU."""
     output: str | None = None
     """Run folder. null: runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
@@ -110,7 +111,7 @@ class Config:
     max_failed_share: float = 0.25
     """Stop if a larger share of episodes is discarded, or of tasks fails (docs/reliability.md)."""
     init_from: str | None = None
-    """Run whose final policy training starts from: a run folder or a pretrained policy."""
+    """Start from the final policy of this run: a run folder or a pretrained policy."""
     callbacks: tuple[str, ...] | str = ()
     """Callbacks of your own: module:Name, or a list of such names (docs/callbacks.md)."""
     env: EnvConfig = EnvConfig()
@@ -216,7 +217,7 @@ class Config:
         if self.inner.advantage != "gae":
             raise ValueError(
                 f"inner.advantage must be gae {needs} {self.inner.advantage}: a learned advantage "
-                "knows one step, the latent variable needs the credit of the whole episode"
+                "reads one control step, but the latent variable acts in the whole episode"
             )
 
 

@@ -21,8 +21,8 @@ class PolicyConfig:
     """A multilayer perceptron, or a network of your own."""
 
     network: str | None = None
-    """module:Class of a torch module to use as the network; hidden_sizes and nonlinearity then do
-    not apply (docs/custom_networks.md)."""
+    """module:Class of a torch module to use as the network, for maml and joint; hidden_sizes and
+    nonlinearity then do not apply (docs/custom_networks.md)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer."""
     nonlinearity: Nonlinearity = "tanh"
@@ -34,7 +34,8 @@ class PolicyConfig:
     context_size: int = 0
     """Size of the context (CAVIA), an extra network input; needs inner.adapts context."""
     latent_size: int = 0
-    """Size of a latent variable, an extra network input that is drawn once per episode (MAESN)."""
+    """Size of a latent variable, an extra network input that is drawn once per episode (MAESN, for
+    maml and joint)."""
     normalize_observations: bool = False
     """Normalise observations by running mean and standard deviation, fixed within an iteration."""
 

@@ -127,7 +127,7 @@ def _add_run(group: Any) -> None:
         nargs="+",
         metavar="SEED",
         help="Train a run for each seed, one after another, as seed-SEED in the folder --output "
-        "(null: runs/FAMILY/date-time). The same command continues.",
+        "(null: runs/FAMILY/date-time). Repeat the command to resume.",
     )
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."

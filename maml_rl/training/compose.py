@@ -171,7 +171,7 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
         if old != new:
             warnings.warn(
                 f"{config.init_from} was trained with policy.action_scale {old}; with {new}, "
-                "training starts from the same outputs, and so from other actions",
+                "the same network outputs give other actions",
                 MamlRLWarning,
                 stacklevel=2,
             )

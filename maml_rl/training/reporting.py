@@ -241,7 +241,7 @@ def log_resume(run: Path, config: Config, num_finished: int, has_ended: bool) ->
         more = f"--num_iterations {num_finished + 2}"
         log(f"all {num_finished} iterations of {run} are finished; {more} would add two")
     else:
-        log(f"{run} has {counted(num_finished, 'iteration')} already, and ends with that")
+        log(f"{run} has {counted(num_finished, 'iteration')}, as requested: ending the run")
 
 
 def _horizon_source(config: Config) -> str:

@@ -37,7 +37,7 @@ from maml_rl.training.saving import (
 from maml_rl.training.stdout_log import default_stdout_log
 from maml_rl.training.training_run import TrainingRun, follow
 
-_STOP_NOTICE = "stopping after the current stage; press Ctrl-C again to stop at once"
+_STOP_NOTICE = "stopping after this part of the iteration; press Ctrl-C again to stop at once"
 
 
 @standard_torch()
@@ -66,7 +66,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         UserError: if the run folder can no longer be written, as on a full disk; the last
             checkpoint stays.
         Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the last finished iteration has been saved.
-            The first signal takes effect after the current stage of an iteration (a collection with
+            The first signal takes effect after the current part of an iteration (a collection with
             its inner step, or the outer step), a second one at once.
         TooManyFailures: if too many episodes, tasks or outer steps have failed; the last finished
             iteration is saved, as after any other error.

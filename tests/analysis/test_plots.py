@@ -48,7 +48,7 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
         ({"labels": "all"}, "needs 1 label"),
         ({"labels": 5}, "needs 1 label"),
         ({"metric": "loss"}, "has no column 'loss'"),
-        ({"metric": "time/iteration", "before": True}, "excludes metric"),
+        ({"metric": "time/iteration", "before": True}, "leave out metric"),
     ],
 )
 def test_invalid_options_are_refused(runs, options, message):

@@ -358,7 +358,7 @@ def test_an_unfinished_run_can_end_with_the_iterations_that_it_has(tmp_path, cap
     shutil.rmtree(final)
     caplog.set_level("INFO", "maml_rl")
     resume(run, num_iterations=1)
-    assert f"{run} has 1 iteration already, and ends with that" in caplog.messages
+    assert f"{run} has 1 iteration, as requested: ending the run" in caplog.messages
     resume(run)  # it has ended for good
     assert last(run).values["iteration"] == 1
 

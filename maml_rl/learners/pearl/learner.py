@@ -119,7 +119,7 @@ class PEARL(Learner):
     num_prior_episodes: int = 1
 
     def initial_state(self) -> LearnerState:
-        """Return the initial parameters, and statistics of nothing."""
+        """Return the initial parameters, and empty statistics."""
         rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
         parameters = (
             self.encoder.initial_parameters(rng),

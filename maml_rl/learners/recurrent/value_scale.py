@@ -25,7 +25,7 @@ class ValueScale(NamedTuple):
 
     @classmethod
     def empty(cls, device: torch.device) -> ValueScale:
-        """Return statistics of nothing, with which ``normalize`` is the identity."""
+        """Return empty statistics, with which ``normalize`` is the identity."""
         return cls(*torch.zeros(3, dtype=torch.float64, device=device).unbind())
 
     @property

@@ -66,7 +66,7 @@ class RL2(Learner):
 
     # A saved agent does not have what only training needs.
     OPTIONAL: ClassVar[tuple[str, ...]] = ("optimizer", "value_scale")
-    CARRIED: ClassVar[tuple[str, ...]] = ("value_scale",)  # the units of theta's value network
+    CARRIED: ClassVar[tuple[str, ...]] = ("value_scale",)  # of the targets of theta's value network
 
     policy: RecurrentPolicy
     config: RL2Config
@@ -80,7 +80,7 @@ class RL2(Learner):
     task_encoder: TaskEncoder | None = None
 
     def initial_state(self) -> LearnerState:
-        """Return the initial parameters, and statistics of nothing."""
+        """Return the initial parameters, and empty statistics."""
         rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
         theta = {
             name: value.to(self.device) for name, value in self.policy.initial_theta(rng).items()

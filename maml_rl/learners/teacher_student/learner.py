@@ -63,7 +63,7 @@ class TeacherStudent(Learner):
     - ``optimizer`` and ``student_optimizer``, states of Adam;
     - ``value_scale``, the running mean and deviation of the value network's targets.
 
-    Nothing but ``student`` and its optimiser changes once the student is trained.
+    In the second phase only ``student`` and ``student_optimizer`` change.
 
     Args:
         teacher: its architecture.
@@ -86,7 +86,7 @@ class TeacherStudent(Learner):
     ACTING = ("theta", "student", "normalizer", "task_normalizer")
     # A saved agent does not have what only training needs.
     OPTIONAL = ("optimizer", "student_optimizer", "value_scale")
-    CARRIED = ("value_scale",)  # the units of theta's value network
+    CARRIED = ("value_scale",)  # of the targets of theta's value network
 
     teacher: Teacher
     student: Student
@@ -103,7 +103,7 @@ class TeacherStudent(Learner):
     plays_teacher: bool = False
 
     def initial_state(self) -> LearnerState:
-        """Return the initial parameters, and statistics of nothing."""
+        """Return the initial parameters, and empty statistics."""
         rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
         theta, student = (
             {name: value.to(self.device) for name, value in parameters.items()}

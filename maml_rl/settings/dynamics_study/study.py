@@ -1,4 +1,4 @@
-"""Learners trained on the same varied dynamics, with as many control steps each, to compare them.
+"""Learners trained on the same varied dynamics, with the same number of control steps.
 
 Every method has a folder of several seeds, OUTPUT/METHOD.
 """

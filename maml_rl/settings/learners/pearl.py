@@ -38,7 +38,7 @@ class PEARLConfig(LearnerConfig):
     num_prior_episodes: int = 1
     """First episodes of a trial in training, which are played with z from the prior."""
     num_posterior_episodes: int = 2
-    """Further episodes of a trial in training; z is drawn from the posterior after those before."""
+    """Further episodes of a trial in training; z is from the posterior given the earlier ones."""
     num_updates: int = 500
     """Updates of encoder, critics and actor in an iteration whose episodes last the horizon; in
     proportion to the control steps if they end earlier."""

@@ -27,8 +27,8 @@ class TrialPPOConfig(LearnerConfig):
     decay_iterations: int = 0
     """Iterations in which the step size falls linearly to final_step_size."""
     decay_env_steps: int = 0
-    """Control steps in which it does so, instead of iterations: for a run with max_env_steps. If
-    both are 0, it is constant."""
+    """Control steps in which the step size falls, instead of iterations: for a run with
+    max_env_steps. If both are 0, it is constant."""
     num_epochs: int = 4
     """Passes over the trials of an iteration."""
     num_minibatches: int = 8
@@ -81,8 +81,8 @@ class TrialPPOConfig(LearnerConfig):
         if self.num_minibatches > config.meta_batch_size:
             raise ValueError(
                 f"learner.num_minibatches must be at most meta_batch_size "
-                f"{config.meta_batch_size}, got {self.num_minibatches}: set fewer, or more tasks "
-                "by meta_batch_size"
+                f"{config.meta_batch_size}, got {self.num_minibatches}: lower it, or raise "
+                "meta_batch_size"
             )
 
     def step_size_at(self, iteration: int, num_env_steps: int) -> float:
