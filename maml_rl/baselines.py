@@ -25,11 +25,12 @@ def command(argv: list[str]) -> int:
     )
     from maml_rl.training.reporting import Interrupted
 
+    chosen = args.baseline or BASELINES
     # Check all baselines before training any.
-    policies = [name for name in POLICIES if name in args.baseline]
+    policies = [name for name in POLICIES if name in chosen]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
     configs = {name: baseline_config(args.run, name, **options) for name in policies}
-    if "ppo" in args.baseline:
+    if "ppo" in chosen:
         check_ppo(
             args.run,
             num_tasks=args.num_tasks,
@@ -43,7 +44,7 @@ def command(argv: list[str]) -> int:
     except Interrupted as error:
         say(str(error))
         return error.exit_status
-    if "ppo" in args.baseline:
+    if "ppo" in chosen:
         train_ppo(
             args.run,
             num_tasks=args.num_tasks,
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--baseline",
         type=one_of("baseline", BASELINES),
         nargs="+",
-        default=list(BASELINES),
+        action="extend",
         metavar="NAME",
         help="random: new parameters, not trained; pretrained: one policy trained on all tasks "
         "jointly; oracle: the same, but it observes the task; ppo: Stable-Baselines3's PPO from "

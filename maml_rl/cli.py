@@ -20,6 +20,7 @@ import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, one_line
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
+from maml_rl.system.stop_flag import signals_held
 from maml_rl.system.untrusted_files import check_text, user_path
 from maml_rl.training.stdout_log import stdout_log
 
@@ -82,11 +83,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             with _warnings_in_one_line():
                 return _main(argv)
         finally:
-            print(end="", flush=True)  # noqa: T201  --help leaves its text in the buffer
+            _flush_stdout()  # --help leaves its text in the buffer
     except BrokenPipeError:
-        # Python flushes stdout again on exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 128 + _SIGPIPE
+    except _StdoutError as error:
+        _discard_stdout()
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+class _StdoutError(Exception):
+    """stdout cannot be written to, as a file on a full disk."""
+
+
+def _flush_stdout() -> None:
+    """Write what is left in the buffer.
+
+    Raises:
+        BrokenPipeError: if the reader has closed it.
+        _StdoutError: if it cannot be written for another reason; in place of the command's error.
+    """
+    try:
+        print(end="", flush=True)  # noqa: T201
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _StdoutError(f"stdout cannot be written: {error}") from error
+
+
+def _discard_stdout() -> None:
+    """Python flushes stdout again on exit, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -126,26 +154,9 @@ def _warning_line(message: str, category: type[Warning], where: str) -> str:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    # Prepare the process
-    _import_mujoco()
-    os.environ["MPLBACKEND"] = "agg"  # an inherited one (a notebook's) may not be installed here
-    if argv is None:  # the installed command; python -m finds modules in the current folder itself
-        sys.path.insert(0, os.getcwd())
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
-        importlib.import_module("maml_rl.completion").complete(COMMANDS)
-    # Version, usage
-    if "--version" in argv and argv[0] in ("--version", *COMMANDS):
-        say(f"maml-rl {maml_rl.__version__}")
-        return 0
-    if not argv or argv[0] not in COMMANDS:
-        return _print_usage(argv)
-    # The command; an error is one line
+    """Run a command; an error is one line."""
     try:
-        for word in argv:
-            check_text(word)
-        with stdout_log():
-            return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
+        return _run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -165,6 +176,33 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)  # noqa: T201
         return 128 + getattr(error, "number", signal.SIGINT)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    # Prepare the process
+    with signals_held():  # MuJoCo would turn Ctrl-C into an ImportError
+        _import_mujoco()
+    os.environ["MPLBACKEND"] = "agg"  # an inherited one (a notebook's) may not be installed here
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder no longer exists") from error
+    if argv is None:  # the installed command; python -m finds modules in the current folder itself
+        sys.path.insert(0, folder)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        importlib.import_module("maml_rl.completion").complete(COMMANDS)
+    # Version, usage
+    if "--version" in argv and argv[0] in ("--version", *COMMANDS):
+        say(f"maml-rl {maml_rl.__version__}")
+        return 0
+    if not argv or argv[0] not in COMMANDS:
+        return _print_usage(argv)
+    # The command
+    for word in argv:
+        check_text(word)
+    with stdout_log():
+        return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
 
 
 def _print_usage(argv: Sequence[str]) -> int:

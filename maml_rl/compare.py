@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maml_rl.cli import made_folder, main, parse, say
-from maml_rl.compare_flags import chosen_reference, chosen_variants, make_parser
+from maml_rl.compare_flags import DEFAULT_SEEDS, chosen_reference, chosen_variants, make_parser
 from maml_rl.env_flags import refuse_sweeps, take_env_flags
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study.methods import METHODS
+from maml_rl.settings.dynamics_study.methods import DEFAULT_METHODS, METHODS
 from maml_rl.settings.dynamics_study.study import DynamicsStudy
 from maml_rl.settings.dynamics_study.varied_dynamics import DEFAULT_DYNAMICS
 from maml_rl.settings.env import is_family
@@ -35,6 +35,8 @@ def command(argv: list[str]) -> int:
         raise UserError(
             "required: what to compare. Give dynamics: python -m maml_rl.compare dynamics ..."
         )
+    args.learners = args.learners or list(DEFAULT_METHODS)
+    args.seeds = args.seeds or list(DEFAULT_SEEDS)
     variants = chosen_variants(args.variant)
     names = [*(name for name in METHODS if name in args.learners), *variants]
     reference = chosen_reference(names, args.reference)

@@ -9,7 +9,6 @@ from maml_rl.cli import Parser, non_negative, one_of, path_argument, positive
 from maml_rl.env_flags import sweeps
 from maml_rl.errors import UserError
 from maml_rl.settings.dynamics_study.methods import (
-    DEFAULT_METHODS,
     DEFAULT_REFERENCE,
     METHODS,
     Method,
@@ -17,7 +16,7 @@ from maml_rl.settings.dynamics_study.methods import (
 )
 from maml_rl.settings.dynamics_study.varied_dynamics import DEFAULT_DYNAMICS
 
-_SEEDS = (0, 1, 2)
+DEFAULT_SEEDS = (0, 1, 2)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,7 +58,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         "--learners",
         type=_method,
         nargs="+",
-        default=list(DEFAULT_METHODS),
+        action="extend",
         metavar="NAME",
         help=f"what to compare, of {', '.join(METHODS)} (default: all but pearl, which takes many "
         "hours). untouched: one policy trained with nominal dynamics; randomised: the same on "
@@ -89,7 +88,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=non_negative,
         nargs="+",
-        default=list(_SEEDS),
+        action="extend",
         metavar="SEED",
         help="training seeds of each (default: 0 1 2)",
     )

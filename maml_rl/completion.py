@@ -17,7 +17,8 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import FAMILIES
 from maml_rl.settings.flags import normalized, take_option
 from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, MAMLConfig, TRPOConfig
-from maml_rl.settings.sources import preset_names
+from maml_rl.settings.parser import chosen_name
+from maml_rl.settings.sources import preset_names, read_config_file
 from maml_rl.settings.training_parser import training_parser
 
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
@@ -68,12 +69,11 @@ def _training_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of ``train``, with the settings of what ``words`` name."""
     defaults = {"env": EnvConfig.name, "learner": MAMLConfig.name, "outer": TRPOConfig.name}
     try:
-        chosen = [
-            take_option(normalized(words), f"--{group}.name")[0] or default
-            for group, default in defaults.items()
-        ]
+        file, flags = take_option(normalized(words), "--config")
+        values = read_config_file(file).values if file else {}
+        chosen = [chosen_name(flags, values, *names) for names in defaults.items()]
         parser = training_parser(*chosen)
-    except UserError:  # a name is missing or not complete yet
+    except UserError:  # a name or the file is missing, or not complete yet
         parser = training_parser(*defaults.values())
     for group in defaults:
         parser.add_argument(f"--{group}")

@@ -82,6 +82,7 @@ def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[En
     """
     prefixes = () if only_dynamics else ("--tasks.", "--env.")
     taken = EnvFlags(flags=[], sweeps={}, of_tasks=[])
+    dynamics: list[str] = []
     rest: list[str] = []
     words = iter(argv)
     for word in words:
@@ -98,13 +99,15 @@ def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[En
         # Store it as a flag of the train command, or as a sweep.
         name = flag.removeprefix("--tasks.").removeprefix("--env.")
         if flag == "--dynamics":
-            parsed = _dynamics(value)
-            taken.flags.extend(parsed.flags)
-            taken.sweeps.update(parsed.sweeps)
+            dynamics.append(value)
         else:
             taken.flags.append(f"--env.{name}={value}")
         if not flag.startswith("--env.") or name.partition(".")[0] in _OF_TASKS:
             taken.of_tasks.append(flag)
+    if dynamics:
+        parsed = _dynamics(",".join(dynamics))
+        taken.flags.extend(parsed.flags)
+        taken.sweeps.update(parsed.sweeps)
     return taken, rest
 
 
@@ -190,8 +193,9 @@ def _dynamics(text: str) -> EnvFlags:
     """Parse ``--dynamics``: ``mass=2,slope=-0.1:0.1`` are flags, ``mass=0.5:3:6`` is a sweep.
 
     Raises:
-        UserError: if ``text`` has another form.
+        UserError: if ``text`` has another form, or sets a value twice.
     """
+    names: list[str] = []
     parsed = EnvFlags(flags=[], sweeps={}, of_tasks=[])
     for part in _parts(text):
         # Split NAME=VALUE, and VALUE at colons.
@@ -202,6 +206,9 @@ def _dynamics(text: str) -> EnvFlags:
                 "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or "
                 f"NAME=[VALUE,VALUE], separated by commas, got {text!r}"
             )
+        if name in names:
+            raise UserError(f"--dynamics sets {name} twice, got {text!r}")
+        names.append(name)
         # A sweep, a range, or a value.
         if len(others) == 2:
             parsed.sweeps[name] = _sweep(part, low, *others)
@@ -236,7 +243,8 @@ def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
         raise UserError(
             f"a sweep is NAME=LOW:HIGH:POINTS with LOW < HIGH and 2 to 1000 points, got {text!r}"
         )
-    return tuple(round(first + (last - first) * i / (number - 1), 12) for i in range(number))
+    inner = (first + (last - first) * i / (number - 1) for i in range(1, number - 1))
+    return (first, *(float(f"{value:.12g}") for value in inner), last)
 
 
 def dynamics_flag(name: str) -> str:

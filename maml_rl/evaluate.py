@@ -107,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels",
         nargs="+",
+        action="extend",
         metavar="LABEL",
         help="one label for runs that differ only in the seed, in the order of the RUN arguments "
         "(default: the settings that differ)",

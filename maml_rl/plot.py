@@ -55,6 +55,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--labels",
         nargs="+",
+        action="extend",
         metavar="LABEL",
         help="one label per line of the plot, in the order of the RUN arguments (default: the "
         "settings that differ)",

@@ -68,9 +68,9 @@ def _resume(run: Path, changes: Mapping[str, Any]) -> None:
 def _say_what_is_next(run: Path) -> None:
     """Print where the policy is, and how to evaluate it, unless the run has been evaluated."""
     from maml_rl.runs.run_folder import run_config
+    from maml_rl.system.distributed import is_follower
 
-    is_follower = run == Path()  # a process of torchrun that writes no files
-    if not is_follower and not run_config(run).logging.final_evaluation:
+    if not is_follower() and not run_config(run).logging.final_evaluation:
         command = f"python -m maml_rl.evaluate {shlex.quote(str(run))}"
         say(f"finished: the policy is in {run}; next: {command}")
 

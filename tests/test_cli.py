@@ -25,6 +25,7 @@ from maml_envs import FAMILIES
 
 import maml_rl
 from maml_rl.cli import COMMANDS, main
+from maml_rl.env_flags import take_env_flags
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
 from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, BaselineConfig, InnerConfig
@@ -1006,6 +1007,48 @@ def test_nobody_reads_the_output(argv, tmp_path):
     assert done.returncode in (
         (0, 141) if "--help" in argv else (141,)
     )  # argparse passes over it with a long text
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("argv", [["list"], ["train", *TINY, "--output=run"]], ids=" ".join)
+def test_an_output_on_a_full_disk_is_one_line(argv, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "maml_rl", *argv],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        "error: stdout cannot be written: .* No space left on device\n", done.stderr
+    )
+
+
+def test_a_folder_that_no_longer_exists_is_one_line(refused, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder no longer exists" in refused("list")
+
+
+def test_flags_with_several_values_may_be_repeated(refused, run):
+    message = refused("compare", "dynamics", "--learners", "rl2", "--learners", "rl2")
+    assert "rl2 is named twice" in message
+    message = refused("plot", run, "--labels", "a", "--labels", "b")
+    assert "needs 1 label, one per line of the plot, got 2" in message
+
+
+def test_dynamics_that_are_set_twice_are_refused(refused, run):
+    for flags in (["--dynamics", "goal_x=1:2:2,goal_x=1"], ["--dynamics=goal_x=1"] * 2):
+        assert "--dynamics sets goal_x twice" in refused("evaluate", run, *flags)
+
+
+def test_a_sweep_has_its_ends_and_as_many_values(tmp_path):
+    (flags, _) = take_env_flags(["--dynamics", "mass=1e-13:9e-13:3,gap=0.1:0.3:3"])
+    assert flags.sweeps == {"mass": (1e-13, 5e-13, 9e-13), "gap": (0.1, 0.2, 0.3)}
 
 
 NOISY = """

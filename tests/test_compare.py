@@ -20,6 +20,8 @@ from maml_rl.cli import main
 from maml_rl.compare_flags import make_parser
 from maml_rl.settings.dynamics_study.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 SMALL = [
     "dynamics",
     "--env=HalfCheetahDir",
@@ -185,9 +187,10 @@ def test_the_evaluation_has_as_many_steps_as_training_or_as_chosen(
     assert [num_steps(name, "--num_steps", "5") for name in ("maml", "oracle")] == [5, 0]
 
 
-def test_pearl_is_not_compared_by_default() -> None:
-    args = make_parser().parse_args(["dynamics"])
-    assert args.learners == [name for name in METHODS if name != "pearl"]
+def test_pearl_is_not_compared_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "dynamics", "--reference=pearl"]) == 2
+    others = ", ".join(name for name in METHODS if name != "pearl")
+    assert f"pearl is not compared. Valid are {others}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

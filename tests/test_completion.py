@@ -76,6 +76,8 @@ HALF_CHEETAHS = {name for name in maml_rl.pretrained_names() if name.startswith(
         ("maml-rl train --outer p", {"promp", "ppo"}),
         ("maml-rl train --outer unknown --outer.max", {"--outer.max_kl"}),
         ("maml-rl train --config pearl/", {p for p in preset_names() if p.startswith("pearl/")}),
+        ("maml-rl train --config rl2/HalfCheetahVel --learner.dis", {"--learner.discount"}),
+        ("maml-rl train --config pearl/AntDir --inner.", set()),
         ("maml-rl evaluate HalfCheetahDir --num_t", {"--num_tasks"}),
         ("maml-rl evaluate AntDir --tasks.low 1 --dynamics slope=0.1 --outp", {"--output"}),
         ("maml-rl evaluate HalfCheetahDir Half", HALF_CHEETAHS),

@@ -164,6 +164,12 @@ def test_an_object_array_is_not_unpickled(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("header", ["{'descr': '<f8', 'shape': (2,), ", "{'descr': ('", "(((("])
+def test_an_npz_with_a_header_that_ends_too_soon_is_refused(header, tmp_path):
+    with pytest.raises(UserError, match=r"log\.npz"):
+        maml_rl.EpisodeLog.load(npz(tmp_path / "log.npz", header))
+
+
 @pytest.mark.usefixtures("allocated")
 def test_sizes_in_an_npz_are_checked_before_anything_is_allocated(tmp_path, monkeypatch):
     announced = npz(
@@ -249,6 +255,7 @@ def test_yaml_that_is_deeper_than_python_goes_is_refused(tmp_path):
         ("seed: " + "1" + ":1" * 100_000, "longer than"),
         ("a: 2001-01-01", "timestamp"),
         ("1: 2", "not text"),
+        ("inner: {num_steps: 1}\nouter: {}\ninner: {step_size: 0.2}", "the key 'inner' twice"),
         ("a" * (1 << 21), "longer than"),
     ],
 )

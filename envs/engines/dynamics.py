@@ -8,7 +8,7 @@ untouched model, so a task does not depend on the previous one.
 | `body_mass` | factor on every mass; inertia scales with it | factor | 1 |
 | `body_inertia` | additional factor on every inertia | factor | 1 |
 | `geom_friction` | factor on all friction coefficients, including the floor's | factor | 1 |
-| `dof_damping` | factor on every joint's damping | factor | 1 |
+| `dof_damping` | factor on every joint's damping, if all of it is linear | factor | 1 |
 | `actuator_gear` | factor on every actuator's gear | factor | 1 |
 | `actuator_strength` | factor on every actuator's force, also that of a servo | factor | 1 |
 | `gravity` | magnitude | m/s² | the model's |
@@ -104,6 +104,8 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
         del known["disabled_joint"]  # some actuator does not drive a joint
     if not _has_linear_actuators(model):
         del known["actuator_strength"]
+    if np.any(getattr(model, "dof_dampingpoly", 0)):
+        del known["dof_damping"]  # its terms in higher powers of the velocity
     if not limbs(model):
         del known["disabled_limb"]
     for name in _ELEMENTS:

@@ -46,6 +46,7 @@ POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
 """Derived field that holds the position, (num_sims, num_bodies, 3), at body ``ROOT_BODY``."""
 
 _MAX_FRAME_SKIP = 100  # 1 s with most models; videos have at least one frame per second
+_A_FRAME_SKIP = f"an integer from 1 to {_MAX_FRAME_SKIP} (MuJoCo steps per control step)"
 
 
 def load_model(file: str | Path) -> mujoco.MjModel:
@@ -102,12 +103,19 @@ def camera_names(model: mujoco.MjModel) -> list[str]:
     return [name for i in range(model.ncam) if (name := model.camera(i).name)]
 
 
+def _is_frame_skip(value: Any) -> bool:
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and 1 <= value <= _MAX_FRAME_SKIP
+
+
 def _moves_along_x(model: mujoco.MjModel) -> bool:
     """Whether the first velocity is that of the root along x."""
     if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
         return True
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
     is_slide = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE
-    return bool(is_slide and np.array_equal(model.jnt_axis[0], (1.0, 0.0, 0.0)))
+    return bool(is_slide and np.allclose(data.xaxis[0], (1.0, 0.0, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,10 @@ class MujocoRobot:
     camera_name: str | None = DEFAULT_CAMERA
     free_camera: FreeCamera = field(default_factory=FreeCamera)
     hidden_geoms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _is_frame_skip(self.frame_skip):
+            raise ValueError(f"frame_skip must be {_A_FRAME_SKIP}, got {self.frame_skip!r}")
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
@@ -317,10 +329,8 @@ def set_frame_skip(family: Any) -> None:
     value = family.frame_skip
     if value is None:
         return
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or not 1 <= value <= _MAX_FRAME_SKIP:
+    if not _is_frame_skip(value):
         raise ValueError(
-            f"frame_skip must be an integer from 1 to {_MAX_FRAME_SKIP} (MuJoCo steps per control "
-            f"step), or null for the robot's default, got {value!r}"
+            f"frame_skip must be {_A_FRAME_SKIP}, or null for the robot's default, got {value!r}"
         )
     object.__setattr__(family, "robot", _with_frame_skip(family.robot, int(value)))

@@ -205,7 +205,8 @@ class MujocoSingleEngine:
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
         """Advance by ``frame_skip`` MuJoCo steps; return whether it became unstable, (1,)."""
         self.data.ctrl[:] = action[0]
-        mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
+        with _WithoutLog():
+            mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
         self._update()
         return np.array([any(self.data.warning[index].number for index in _UNSTABLE)])
 

@@ -319,9 +319,13 @@ def _flags(flags: Any, name: str) -> np.ndarray:
 def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return a float64 array after checking its shape, and that it is finite as float32."""
     try:
-        values = np.asarray(array, np.float64)
+        values = np.asarray(array)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} of episodes are not an array of numbers: {error}") from error
+    if values.dtype.kind not in "biuf" or np.ma.is_masked(array):
+        what = "masked values" if np.ma.is_masked(array) else values.dtype
+        raise UserError(f"{name} of episodes must be an array of numbers, got {what}")
+    values = values.astype(np.float64)
     if values.shape != shape:
         raise UserError(f"{name} of episodes must have shape {shape}, got {values.shape}")
     with np.errstate(over="ignore"):

@@ -63,7 +63,8 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     if _NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
         theta = tensors.get("theta", {})
         belief = {name: value[None] for name, value in theta.items()}
-        theta.pop("context", None)
+        if "context" not in initial.tensors.get("theta", {}):
+            theta.pop("context", None)
     # The state.
     counters = {
         name: checkpoint.counter(name)

@@ -21,6 +21,7 @@ from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config, origin
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
+from maml_rl.system.untrusted_files import user_path
 
 
 def load(
@@ -44,7 +45,7 @@ def load(
         raise UserError(
             f"a run must be a folder, or a name from maml_rl.pretrained_names(); got {run!r:.100}"
         )
-    return load_run(Path(run), resolve_device(device), iteration)
+    return load_run(user_path(run), resolve_device(device), iteration)
 
 
 @standard_torch()

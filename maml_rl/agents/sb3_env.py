@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, unwrap_vec_normalize
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
@@ -172,6 +172,8 @@ def make_vec_env(
         UserError: if ``num_envs`` is below 1, or the environment or the task is invalid.
     """
     check_integers(1, num_envs=num_envs)
+    if seed is not None:
+        check_integers(0, seed=seed)
     if name is not None and resolve_env_id(name) != resolve_env_id(config.name):
         config = EnvConfig(name=name)
     env = make_task_vector_env(config, num_envs, horizon)
@@ -206,7 +208,8 @@ def as_sb3_env(
         seed: see :func:`make_vec_env`.
 
     Raises:
-        UserError: if it is neither a Gymnasium environment nor a ``VecEnv``, or cannot be made.
+        UserError: if it is neither a Gymnasium environment nor a ``VecEnv``, cannot be made, or
+            normalises observations, which the agent does itself.
     """
     if env is None or isinstance(env, str):
         return make_vec_env(env, config, horizon, num_envs=num_envs, task=task, seed=seed)
@@ -214,6 +217,11 @@ def as_sb3_env(
         raise UserError(
             "task and num_envs apply only to an environment that to_sb3 makes: leave them out, or "
             "leave out env"
+        )
+    if _normalizes_observations(env):
+        raise UserError(
+            "env normalises observations, but the policy reads raw ones: leave out "
+            "NormalizeObservation, or set norm_obs=False for VecNormalize"
         )
     if isinstance(env, gym.Env) and not (
         isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
@@ -226,6 +234,18 @@ def as_sb3_env(
             "tasks to a VecEnv"
         )
     return env
+
+
+def _normalizes_observations(env: object) -> bool:
+    """Whether an environment has a wrapper that normalises observations."""
+    if isinstance(env, VecEnv):
+        normalizer = unwrap_vec_normalize(env)
+        return normalizer is not None and normalizer.norm_obs
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.NormalizeObservation):
+            return True
+        env = env.env
+    return False
 
 
 def check_bounded(space: spaces.Space[Any]) -> None:

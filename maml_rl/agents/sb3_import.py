@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.plain_network import check_plain_actions, unfolded
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.parser import load_config
-from maml_rl.settings.sources import merged
 from maml_rl.system.torch_runtime import standard_torch
 
 
@@ -45,17 +45,17 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
     """
     network = network_of(model)
     # The model determines the architecture, the settings everything else.
-    architecture = {
-        "hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
-        "nonlinearity": network.nonlinearity,
-        "network": None,
+    architecture: dict[str, Any] = {
+        "policy.hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
+        "policy.nonlinearity": network.nonlinearity,
+        "policy.network": None,
     }
-    policy_settings = settings.get("policy", {})
-    if isinstance(policy_settings, Mapping):
-        refused = [f"policy.{name}" for name in sorted(policy_settings.keys() & architecture)]
-        if refused:
-            raise UserError(f"leave out {', '.join(refused)}: the model determines it")
-    config = load_config(env=env, **merged(settings, {"policy": architecture}))
+    nested = settings.get("policy", {})
+    given = {f"policy.{name}" for name in nested} if isinstance(nested, Mapping) else set()
+    refused = sorted((given | settings.keys()) & architecture.keys())
+    if refused:
+        raise UserError(f"leave out {', '.join(refused)}: the model determines it")
+    config = load_config(env=env, **settings, **architecture)
     with as_task_vector_env(None, config.env, 1, config.horizon) as envs:
         observation_space = envs.single_observation_space
         action_space = envs.single_action_space
@@ -84,4 +84,6 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
     assert isinstance(learner.policy, MLPPolicy), "the settings above are those of an MLP"
     actor = learner.policy.parameters_of(unfolded(network, agent.action_map))
     theta = {**state.tensors["theta"], **actor}
-    return agent.with_state(state._replace(tensors={**state.tensors, "theta": theta}))
+    state = state._replace(tensors={**state.tensors, "theta": theta})
+    learner.check(state, Path("the model"))
+    return agent.with_state(state)

@@ -67,7 +67,15 @@ def make_rendering_env(
             )
         # Render a frame; a reset may need a task.
         with contextlib.ExitStack() as stack:
-            env = make_single_env(config, horizon, render_mode="rgb_array", **options)
+            try:
+                env = make_single_env(config, horizon, render_mode="rgb_array", **options)
+            except UserError as error:
+                if size is None or is_family(config.name):
+                    raise
+                raise UserError(
+                    f"environment {config.name!r} cannot be made with width and height: leave out "
+                    "the size"
+                ) from error
             stack.callback(env.close)
             (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
             env.reset(seed=0)

@@ -51,8 +51,7 @@ def group_settings(config: Config) -> Settings:
     """Return the settings that runs of one group share: all but ``_IGNORED_SETTINGS``."""
     name = config.env.name
     settings = dict(_leaves(_with_one_spelling(to_mapping(config)), ""))
-    if config.engine != "warp":  # runs of earlier versions, all with mujoco, do not name it
-        del settings["engine"]
+    settings["engine"] = "warp" if config.engine == "warp" else "mujoco"  # auto did not choose warp
     # A family may have several names.
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,7 +186,7 @@ def load_iteration(
                 f"and train at least until the first evaluation; {_existing(folder)}"
             )
         number = best.iteration
-    if not isinstance(number, int) or isinstance(number, bool):
+    if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
         raise UserError(f"an iteration must be an integer, or best; got {iteration!r:.100}")
     paths = [path for path in newest_first(folder) if int(path.name) == number]
     if not paths:

@@ -54,7 +54,8 @@ def is_pretrained(run: Path) -> bool:
 
 def output_folder(run: Path) -> Path:
     """Return the folder for results of a run: its own, or runs/NAME for a pretrained policy."""
-    return Path("runs") / run.name if is_pretrained(run) else run
+    folder = run.resolve()
+    return Path("runs") / folder.name if folder.parent == _FOLDER.resolve() else run
 
 
 def run_name(run: Path) -> str:

@@ -80,8 +80,8 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     """
     file, flags = take_option(normalized(argv), "--config")
     from_file, is_complete = read_config_file(file) if file is not None else ({}, False)
-    env_name = _chosen_name(flags, from_file, "env", EnvConfig.name)
-    learner_name = _chosen_name(flags, from_file, "learner", MAMLConfig.name)
+    env_name = chosen_name(flags, from_file, "env", EnvConfig.name)
+    learner_name = chosen_name(flags, from_file, "learner", MAMLConfig.name)
     values = _preset_and_file(env_name, learner_name, from_file, is_complete)
     return resolve(values, flags, source=file or "the preset")
 
@@ -169,7 +169,7 @@ def _parser_and_defaults(
     return parser, {name: defaults[name] for name in known_settings(parser)}
 
 
-def _chosen_name(argv: Sequence[str], values: Mapping[str, Any], group: str, default: str) -> str:
+def chosen_name(argv: Sequence[str], values: Mapping[str, Any], group: str, default: str) -> str:
     """The name that the flag ``--GROUP.name`` sets, else that in ``values``."""
     name, _ = take_option(argv, f"--{group}.name")
     return name or name_of(values, group, default)
@@ -177,8 +177,8 @@ def _chosen_name(argv: Sequence[str], values: Mapping[str, Any], group: str, def
 
 def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], _Names]:
     """``values`` without settings of another outer step, and the names in effect."""
-    env_name = _chosen_name(argv, values, "env", EnvConfig.name)
-    learner_name = _chosen_name(argv, values, "learner", MAMLConfig.name)
+    env_name = chosen_name(argv, values, "env", EnvConfig.name)
+    learner_name = chosen_name(argv, values, "learner", MAMLConfig.name)
     flag_outer, _ = take_option(argv, "--outer.name")
     values = dict(values)
     outer_name = name_of(values, "outer", TRPOConfig.name)

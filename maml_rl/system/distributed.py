@@ -22,7 +22,7 @@ from torch import Tensor
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.system.thread_pool import TASKS_PER_BLOCK, block_ends
 
-_RUN_FOLDER_KEY = "maml_rl/run_folder"
+_RUN_FOLDER_KEY = "maml_rl/run_folder/{number}"
 _ATTEMPT_KEY = "maml_rl/attempts"
 _MAX_WAIT_S = 300.0
 
@@ -133,7 +133,12 @@ def _failures_named() -> Iterator[None]:
 
 def is_launched() -> bool:
     """Whether ``torchrun`` started this process, alone or with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or _has_store()
+    return _world_size() > 1 or _has_store()
+
+
+def is_follower() -> bool:
+    """Whether another process of ``torchrun`` writes the files."""
+    return _world_size() > 1 and os.environ.get("RANK") != "0"
 
 
 @contextlib.contextmanager
@@ -142,13 +147,25 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     Args:
         device: device of the policy. Processes communicate by NCCL on GPUs, otherwise by Gloo.
+
+    Raises:
+        UserError: if the processes were not started as ``torchrun`` does.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    number = _world_size()
+    if number == 1:
         yield Ranks()
         return
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT"]
+    needed += ["LOCAL_RANK"] if device.type == "cuda" else []
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {number} without {', '.join(missing)}: start the processes by "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    rank = int(os.environ["RANK"])
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    rank, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # use torchrun's store under a new prefix; without it torch makes its own
     store = _launcher_store()
     rendezvous: dict[str, Any] = {}
@@ -163,19 +180,35 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def remembered_run_folder() -> str | None:
-    """Return the run folder of these processes if ``torchrun`` has restarted them."""
-    store = _launcher_store()
-    if store is None or not store.check([_RUN_FOLDER_KEY]):
+def remembered_run_folder(number: int) -> str | None:
+    """Return the folder of the run with this number if ``torchrun`` has restarted the processes.
+
+    Args:
+        number: of the runs that the program has started before.
+    """
+    store, key = _launcher_store(), _RUN_FOLDER_KEY.format(number=number)
+    if store is None or not store.check([key]):
         return None
-    return str(store.get(_RUN_FOLDER_KEY).decode())
+    return str(store.get(key).decode())
 
 
-def remember_run_folder(folder: str) -> None:
-    """Store the run folder in ``torchrun`` for the processes of a restart."""
+def remember_run_folder(number: int, folder: str) -> None:
+    """Store the folder of a run in ``torchrun`` for the processes of a restart."""
     store = _launcher_store()
     if store is not None:
-        store.set(_RUN_FOLDER_KEY, folder)
+        store.set(_RUN_FOLDER_KEY.format(number=number), folder)
+
+
+def _world_size() -> int:
+    """Return the number of processes.
+
+    Raises:
+        UserError: if the environment variable is not a positive integer.
+    """
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"WORLD_SIZE must be a number of processes, got {text!r:.100}: unset it")
+    return int(text)
 
 
 def _launcher_store() -> Any:

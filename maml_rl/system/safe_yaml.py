@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ _MAX_SCALAR_LENGTH = 10_000
 """In characters; a number of a million digits takes minutes to parse."""
 _MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
 _PLAIN = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
 
 _NUMBERS = {
@@ -254,6 +256,10 @@ def _size_of_parts(node: yaml.Node, known: dict[int, _Size | None], depth: int) 
         for key, _ in node.value:
             if key.tag.removeprefix(_TAG) not in ("str", "merge"):
                 raise ValueError(f"a mapping has a key that is not text: {key.value!r:.100}")
+        numbers = collections.Counter(key.value for key, _ in node.value if key.tag != _MERGE)
+        twice = [key for key, number in numbers.items() if number > 1]
+        if twice:
+            raise ValueError(f"a mapping has the key {twice[0]!r:.100} twice")
         parts = [value for _, value in node.value]
     num_nodes = 1
     height = 0

@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -40,6 +41,7 @@ _NPZ_ERRORS = (
     EOFError,
     RuntimeError,
     OverflowError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     struct.error,

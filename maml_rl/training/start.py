@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from maml_rl.training.stdout_log import default_stdout_log
 from maml_rl.training.training_run import TrainingRun, follow
 
 _STOP_NOTICE = "stopping after this part of the iteration; press Ctrl-C again to stop at once"
+
+_run_numbers = itertools.count()
+"""Numbers of the runs that this program starts, the same in all processes of ``torchrun``."""
 
 
 @standard_torch()
@@ -79,7 +83,9 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
     resolve(to_mapping(config), [], "the configuration")
     with joined(resolve_device(config.device)) as ranks:
         # Resume if torchrun has restarted the processes.
-        restarted_run = remembered_run_folder()
+        number = next(_run_numbers)
+        restarted_run = remembered_run_folder(number)
+        ranks.wait()  # until every process has looked: one of them will remember the run
         if restarted_run is not None:
             path = Path(restarted_run)
             return _resume(ranks, path, run_config(path), callbacks)
@@ -95,7 +101,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
                 return follow(config, training, stop_flag, has_ended=False)
             run = output or new_default_folder(config.env.name, config.seed)
             with new_run(run, to_mapping(config)):
-                remember_run_folder(str(run.resolve()))
+                remember_run_folder(number, str(run.resolve()))
                 return TrainingRun(run, config, training, stop_flag, callbacks).train()
 
 

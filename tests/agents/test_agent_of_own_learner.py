@@ -14,6 +14,7 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import save_checkpoint
+from maml_rl.training.compose import open_training
 
 GOAL = {"goal_x": 0.4, "goal_y": 0.3}
 
@@ -133,6 +134,13 @@ def test_without_its_belief_an_adapted_agent_is_refused(agent: Agent, tmp_path: 
     save_checkpoint(folder / "checkpoints", 0, checkpoint.tensors, checkpoint.values)
     with pytest.raises(UserError, match=r"the belief in .* count is missing"):
         maml_rl.load(folder)
+
+
+def test_a_saved_agent_keeps_tensors_that_are_named_as_mamls(tmp_path: Path) -> None:
+    name = "helpers.bandit:WithContext"
+    with open_training(tiny(tmp_path, learner={"name": name, "size": 0.5})) as training:
+        folder = training.agent.save(tmp_path / "saved")
+    assert maml_rl.load(folder).state.tensors["theta"]["context"].tolist() == [0, 0, 0]
 
 
 # --- without a network ---

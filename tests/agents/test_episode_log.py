@@ -186,6 +186,18 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "other actions": (lambda log: changed(log, "actions", np.zeros(24)), r"actions .* \(24, 2\)"),
     "no numbers": (
         lambda log: changed(log, "rewards", ["good"] * 24),
+        "rewards .* must be an array of numbers, got <U4",
+    ),
+    "complex numbers": (
+        lambda log: changed(log, "rewards", log["rewards"] + 1j),
+        "rewards .* must be an array of numbers, got complex128",
+    ),
+    "masked": (
+        lambda log: changed(log, "rewards", np.ma.array(log["rewards"], mask=[1] + [0] * 23)),
+        "rewards .* must be an array of numbers, got masked values",
+    ),
+    "ragged": (
+        lambda log: changed(log, "rewards", [[1.0], [1.0, 2.0]]),
         "rewards .* not an array of numbers",
     ),
     "NaN": (

@@ -516,6 +516,23 @@ def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
         agent.to_sb3(make("PointNavigation", 5).env)  # type: ignore[arg-type]
 
 
+def test_an_environment_that_normalises_observations_is_refused() -> None:
+    """The actor reads raw observations: its first layer normalises them."""
+    agent = maml_rl.load("PointNavigation")
+    point = gym.make("maml_rl/PointNavigation-v0")
+    with pytest.raises(UserError, match="env normalises observations"):
+        agent.to_sb3(VecNormalize(DummyVecEnv([lambda: point])))
+    with pytest.raises(UserError, match="env normalises observations"):
+        agent.to_sb3(gym.wrappers.ClipAction(gym.wrappers.NormalizeObservation(point)))
+    agent.to_sb3(VecNormalize(DummyVecEnv([lambda: point]), norm_obs=False))
+
+
+@pytest.mark.parametrize("seed", [-1, "x"])
+def test_a_wrong_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(UserError, match="seed must be an integer of at least 0"):
+        maml_rl.load("PointNavigation").to_sb3(seed=seed)
+
+
 @pytest.mark.parametrize("model_class", [PPO, A2C])
 @pytest.mark.parametrize("name", ["PointNavigation", "CartPole-v1"])
 def test_a_model_becomes_a_policy_that_a_run_starts_from(
@@ -588,6 +605,14 @@ def test_models_that_do_not_fit_are_refused() -> None:
             maml_rl.from_sb3(candidate, env)
     with pytest.raises(UserError, match=r"leave out policy\.hidden_sizes"):
         maml_rl.from_sb3(model(), "PointNavigation", policy={"hidden_sizes": [3]})
+    with pytest.raises(UserError, match=r"leave out policy\.nonlinearity"):
+        maml_rl.from_sb3(model(), "PointNavigation", **{"policy.nonlinearity": "relu"})
+    with pytest.raises(UserError, match="policy in the arguments must be a mapping"):
+        maml_rl.from_sb3(model(), "PointNavigation", policy="x")
+    diverged = model()
+    torch.nn.init.constant_(diverged.policy.action_net.weight, torch.nan)
+    with pytest.raises(UserError, match=r"the model cannot be used: theta .* is not finite"):
+        maml_rl.from_sb3(diverged, "PointNavigation")
 
 
 def test_a_dict_environment_is_flattened_as_adapting_does(tmp_path):

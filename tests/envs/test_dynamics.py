@@ -227,6 +227,14 @@ def test_muscles_have_no_strength(tmp_path: Path) -> None:
     assert [name for name in names if "strength" in name] == []
 
 
+def test_damping_that_is_not_linear_has_no_factor(tmp_path: Path) -> None:
+    path = tmp_path / "servo.xml"
+    model = SERVO.format(POSITION).replace("<joint ", '<joint damping="1 1" ', 1)
+    path.write_text(model)
+    names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert [name for name in names if "damping" in name] == []
+
+
 def _model_values(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     named = {}
     for prefix, part in (("", model), ("opt.", model.opt), ("stat.", model.stat)):

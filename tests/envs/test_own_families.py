@@ -227,6 +227,25 @@ def test_actuators_of_a_tendon(tmp_path: Path) -> None:
     assert gears.tolist() == [3, 3, 1]  # both motors of the joint
 
 
+@pytest.mark.parametrize("angle", [0, 90])
+def test_a_push_needs_a_root_that_moves_along_x(angle: int, tmp_path: Path) -> None:
+    """The axis of a joint turns with its body."""
+    path = tmp_path / "cart.xml"
+    path.write_text(
+        f'<mujoco><worldbody><body euler="0 0 {angle}"><joint name="x" type="slide" axis="1 0 0"/>'
+        '<geom size="0.1"/></body></worldbody><actuator><motor joint="x" ctrlrange="-1 1"/>'
+        "</actuator></mujoco>"
+    )
+    names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert ("push_velocity" in names) == (angle == 0)
+
+
+@pytest.mark.parametrize("frame_skip", [0, 2.5, True, 101])
+def test_a_robot_with_an_impossible_control_step_is_refused(frame_skip: Any) -> None:
+    with pytest.raises(ValueError, match="frame_skip must be an integer from 1 to 100"):
+        MujocoRobot("hopper.xml", frame_skip=frame_skip)
+
+
 def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text(MODEL.format(range=""))

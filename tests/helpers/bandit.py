@@ -105,6 +105,17 @@ class Bandit(Learner):
         return Iteration(next_state, metrics, played.rows)
 
 
+class WithContext(Bandit):
+    """Has a group ``theta`` with a tensor ``context``, names that MAML also uses."""
+
+    ACTING = ("arms", "theta")
+
+    def initial_state(self) -> LearnerState:
+        state = super().initial_state()
+        context = {"context": torch.zeros(3, device=self.device)}
+        return state._replace(tensors={**state.tensors, "theta": context})
+
+
 def chosen_arm(belief: Belief) -> Tensor:
     """An untried arm, or the better one, (T,)."""
     untried = belief["count"] == 0

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
+import os
 import re
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.runs.pretrained import find_run
+from maml_rl.runs.pretrained import find_run, output_folder
 from maml_rl.settings.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +129,35 @@ def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("HalfCheetahDir").mkdir()
     with pytest.raises(UserError, match=r"config\.yaml"):
         maml_rl.load("HalfCheetahDir")
+
+
+@pytest.mark.parametrize("folder", [FOLDER / "AntDir", Path(os.path.relpath(FOLDER / "AntDir"))])
+def test_results_are_written_elsewhere_however_the_folder_is_named(folder: Path) -> None:
+    assert output_folder(folder) == Path("runs/AntDir")
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(UserError, match="expected a path, got an empty text"):
+        maml_rl.load("")
+
+
+def test_an_iteration_may_be_an_integer_of_numpy() -> None:
+    agent = maml_rl.load("HalfCheetahDir")
+    again = maml_rl.load("HalfCheetahDir", iteration=np.int64(agent.num_iterations))
+    assert again.num_iterations == agent.num_iterations
+
+
+def test_the_document_makes_the_environment_of_an_agent_with_another_horizon() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
+    (call,) = re.findall(r"`(gymnasium\.make\([^`]*\))`", document)
+    agent = maml_rl.load("HalfCheetahVel-pearl")
+    env = eval(call, {"gymnasium": gymnasium, "agent": agent})
+    agent.check_spaces(env.observation_space, env.action_space)
+    env.reset(seed=0)
+    steps = itertools.count(1)
+    while not any(env.step(env.action_space.sample())[2:4]):
+        next(steps)
+    assert next(steps) == agent.config.horizon == 200
 
 
 def _files() -> set[Path]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -226,6 +227,17 @@ def test_a_simulation_that_diverges_costs_its_episode(tmp_path, how):
 def test_mujoco_writes_nothing_of_its_own_about_what_is_counted(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert iterate(tiny(tmp_path / "run", **CHEETAH), spoil_simulation([1], 3, "huge")).failures
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_mujoco_writes_nothing_about_a_single_simulation_either(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    env = gym.make("maml_rl/HalfCheetahDir-v0").unwrapped
+    env.reset(seed=0)
+    env.engine.data.qvel[:] = 1e11
+    *_, info = env.step(env.action_space.sample())
+    assert info["unstable"]
     assert capfd.readouterr().err == ""
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.system.distributed import Ranks
+from maml_rl.system.distributed import Ranks, joined
 
 SETTINGS = {
     "env": "PointNavigation",
@@ -145,6 +145,69 @@ def test_torchrun_changes_nothing(alone: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("meta-iterations, each of") == 1
     assert_same(tmp_path / "run", alone)
+
+
+TWO_RUNS = f"""
+import os, time
+import maml_rl
+from maml_rl.training import start
+seen = start.remembered_run_folder
+def late(*arguments):  # process 1 looks at the store long after process 0
+    time.sleep(2 * int(os.environ["RANK"]))
+    return seen(*arguments)
+start.remembered_run_folder = late
+names = [name for name in ("env", "meta_batch_size", "num_episodes", "horizon", "device")]
+settings = {{name: {SETTINGS!r}[name] for name in names}}
+off = {{"final_evaluation": False, "final_video": False}}
+for output in ("first", "second"):
+    config = maml_rl.load_config(**settings, num_iterations=1, output=output, logging=off)
+    print("trained", maml_rl.train(config).name)
+"""
+
+
+@pytest.mark.thorough
+def test_a_program_trains_two_runs_and_a_late_process_takes_none_for_a_restart(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "two.py").write_text(TWO_RUNS)
+    launcher = torchrun(2)[: -len(["-m", "maml_rl.train"])]
+    done = subprocess.run(
+        [*launcher, "two.py"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trained first" in done.stdout
+    assert "trained second" in done.stdout
+    for name in ("first", "second"):
+        assert len(rows_of(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 without RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2 without MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a number of processes, got 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a number of processes, got '0'"),
+    ],
+)
+def test_variables_of_another_launcher_are_refused(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), joined(torch.device("cpu")):
+        pass
+
+
+def test_an_empty_number_of_processes_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "")
+    with joined(torch.device("cpu")) as ranks:
+        assert (ranks.rank, ranks.number) == (0, 1)
 
 
 @pytest.mark.slow

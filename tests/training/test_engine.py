@@ -12,7 +12,7 @@ from helpers.runs import assert_equal_runs, same_theta, tiny
 from maml_envs.engines.mujoco import MujocoRobot
 
 import maml_rl
-from maml_rl.analysis.run_labels import group_settings
+from maml_rl.analysis.run_labels import group_settings, labels_of
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings import engine
@@ -172,6 +172,7 @@ def test_runs_of_one_engine_are_one_group(tmp_path: Path) -> None:
         return group_settings(tiny(tmp_path, engine=name))
 
     assert settings("auto") == settings("mujoco") != settings("warp")
+    assert labels_of([settings("auto"), settings("warp")]) == ["engine mujoco", "engine warp"]
 
 
 class _Fails(Callback):
