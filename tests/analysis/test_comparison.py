@@ -25,7 +25,7 @@ from PIL import Image
 import maml_rl
 from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
-from maml_rl.analysis.comparison.entries import Entry
+from maml_rl.analysis.comparison.entries import Entry, learner_notes
 from maml_rl.analysis.comparison.figures import (
     adaptation_figure,
     grid_figure,
@@ -422,6 +422,20 @@ def test_unequal_control_steps_of_training_are_a_line(numbers, is_noted):
     lines = Comparison(entries).table().splitlines()
     assert ("control steps in training differ: maml 12,000, rl2 18,001" in lines) == is_noted
     assert any("control steps" in line for line in lines) == is_noted
+
+
+def test_notes_of_runs_that_differ_name_the_seed() -> None:
+    evaluations = []
+    for seed, note in ((3, "steps of 0.1"), (4, "steps of 0.1"), (5, "steps of 0.2")):
+        evaluation = make_evaluation(np.zeros((3, 2, 2)), [{"goal": 0.0}, {"goal": 1.0}])
+        evaluation.description.update(training_seed=seed, learner={"name": "maml", "note": note})
+        evaluations.append(evaluation)
+    several = Entry("maml", (Path("a"),) * 3, tuple(evaluations), {})
+    alike = Entry("maml", (Path("a"),) * 2, tuple(evaluations[:2]), {})
+    assert learner_notes([several, alike]) == [
+        "maml (3 runs): seed 3: steps of 0.1; seed 4: steps of 0.1; seed 5: steps of 0.2",
+        "maml (2 runs): steps of 0.1",
+    ]
 
 
 @pytest.mark.thorough

@@ -259,14 +259,18 @@ def change_note() -> str:
 def learner_notes(entries: Sequence[Entry]) -> list[str]:
     """Return a line for each method whose learner has a note, such as its step sizes.
 
-    If the notes of its runs differ, it lists them all, in the order of the runs.
+    If the notes of its runs differ, it lists them all, by training seed.
     """
     notes = []
     for entry in entries:
-        learners = [one.description["learner"] for one in entry.evaluations]
-        texts = [learner["note"] for learner in learners if "note" in learner]
+        noted = [
+            one.description for one in entry.evaluations if "note" in one.description["learner"]
+        ]
+        texts = [one["learner"]["note"] for one in noted]
         if len(set(texts)) == 1:
             texts = texts[:1]
+        else:
+            texts = [f"seed {one['training_seed']}: {one['learner']['note']}" for one in noted]
         if texts and entry.adapts:
             notes.append(f"{entry.name}: {'; '.join(texts)}")
     return notes
