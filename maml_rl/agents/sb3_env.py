@@ -97,6 +97,8 @@ class TaskVecEnv(VecEnv):
             }
             for i in np.flatnonzero(ended):
                 infos[i] = {name: value[i] for name, value in terms.items()}
+                if np.isnan(infos[i].get("is_success", 0.0)):  # it is not reported
+                    del infos[i]["is_success"]
                 infos[i]["terminal_observation"] = observation[i].copy()
                 infos[i]["TimeLimit.truncated"] = bool(unstable[i] or not terminated[i])
             # Their next episodes.

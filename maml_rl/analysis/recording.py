@@ -21,7 +21,7 @@ from maml_rl.analysis.video_grid import (
     whole_file,
 )
 from maml_rl.errors import UserError
-from maml_rl.sampling.single_env import TaskSetter
+from maml_rl.sampling.single_env import TaskSetter, takes_episode
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
@@ -322,8 +322,7 @@ def play_episode(
     """
     rng = streams.actions(0, 0)
     # For tasks whose dynamics change from one episode to the next.
-    takes_episode = getattr(env.unwrapped, "takes_episode", False)
-    options = {"episode": agent.num_adaptation_steps} if takes_episode else None
+    options = {"episode": agent.num_adaptation_steps} if takes_episode(env) else None
     observation, _ = env.reset(seed=streams.reset_seed(0, 1), options=options)
     total, is_over = 0.0, False
     yield total, is_over

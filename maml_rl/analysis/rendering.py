@@ -11,7 +11,7 @@ import numpy as np
 
 from maml_rl.errors import UserError, errors_named
 from maml_rl.sampling.environments import make_single_env
-from maml_rl.sampling.single_env import TaskSetter
+from maml_rl.sampling.single_env import TaskSetter, takes_episode
 from maml_rl.settings.env import EnvConfig, is_family
 
 FREE_CAMERA = "free"
@@ -78,7 +78,7 @@ def make_rendering_env(
                 ) from error
             stack.callback(env.close)
             (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
-            env.reset(seed=0)
+            env.reset(seed=0, options={"episode": 0} if takes_episode(env) else None)
             rendered_frame(env)
             stack.pop_all()  # it works: leave it open
     return env

@@ -66,9 +66,9 @@ class NetworkPolicy(Policy):
         The last one is the one that the network's constructor assigned last.
         """
         names = [name for name, _ in self.network.named_parameters(_PREFIX[:-1])]
-        last = names[-1].rpartition(".")[0]
+        last = _module_of(names[-1])
         log_std = [] if self.action_head.discrete else ["log_std"]
-        return [*(name for name in names if name.rpartition(".")[0] == last), *log_std]
+        return [*(name for name in names if _module_of(name) == last), *log_std]
 
     def distribution(self, stack: Params, observations: Tensor) -> Distribution:
         """Return the action distributions of T policies, by ``vmap`` over the tasks.
@@ -191,10 +191,10 @@ def _check_outputs(
 
 
 def _check_parameters(config: PolicyConfig, network: nn.Module) -> None:
-    """Check that the network has parameters, all of them trained.
+    """Check that the network has parameters, all of them trained and float32.
 
     Raises:
-        UserError: if it has none, or one that does not require gradients.
+        UserError: if it has none, or one that does not require gradients or has another dtype.
     """
     if next(network.parameters(), None) is None:
         raise _refusal(config, "it has no parameters")
@@ -205,13 +205,15 @@ def _check_parameters(config: PolicyConfig, network: nn.Module) -> None:
                 f"its parameter {name} does not require gradients, but all parameters are trained; "
                 "make a constant a buffer",
             )
+        if value.dtype != torch.float32:
+            raise _refusal(config, f"its parameter {name} must be float32, got {value.dtype}")
 
 
 def _check_gradients(config: PolicyConfig, policy: NetworkPolicy) -> None:
     """Apply the networks of two tasks, and check that their outputs depend on all parameters.
 
     Raises:
-        UserError: if they cannot be applied at once, or do not use a parameter.
+        UserError: if they cannot be applied at once, do not use a parameter, or keep a tensor.
     """
     stack = _network_parameters(make_stack(parameters(policy), 2))
     observations = torch.rand(2, 3, *policy.observation_shape)
@@ -222,6 +224,32 @@ def _check_gradients(config: PolicyConfig, policy: NetworkPolicy) -> None:
     for name, gradient in zip(stack, gradients, strict=True):
         if gradient is None:
             raise _refusal(config, f"its outputs do not depend on its parameter {name}")
+    with _errors(config, "it keeps a tensor of its last call as an attribute"):
+        copy.deepcopy(policy.network)
+
+
+def check_second_derivative(config: PolicyConfig, policy: NetworkPolicy) -> None:
+    """Check that gradients of the network can be differentiated again.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    observations = torch.rand(3, *policy.observation_shape)
+    with _errors(config, "second-order MAML and TRPO need its second derivative"):
+        theta = {
+            name: value.detach().clone().requires_grad_()
+            for name, value in policy.network.named_parameters()
+        }
+        outputs = policy.outputs(theta, observations).sin().sum()
+        gradients = torch.autograd.grad(outputs, list(theta.values()), create_graph=True)
+        squares = torch.stack([value.square().sum() for value in gradients])
+        torch.autograd.grad(squares.sum(), list(theta.values()))
+
+
+def _module_of(name: str) -> str:
+    """Name of a parameter's module; ``torch.nn.utils.parametrize`` adds submodules to it."""
+    module, parametrization, _ = name.partition(".parametrizations.")
+    return module if parametrization else name.rpartition(".")[0]
 
 
 def _network_parameters(stack: Params) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.errors import UserError, name_errors
@@ -114,18 +115,20 @@ def checked_outputs(outputs: Any, num_envs: int, action_map: ActionMap) -> np.nd
         action_map: from outputs to actions.
 
     Raises:
-        UserError: if it is not an array of numbers with as many entries as the actions.
+        UserError: if it is not an array of numbers with as many entries as the actions, of integers
+            if actions are discrete.
     """
+    is_box = isinstance(action_map.space, spaces.Box)
     got = type(outputs).__name__
     if isinstance(outputs, np.ndarray):
         size = num_envs * action_map.num_outputs
         has_shape = outputs.shape[:1] == (num_envs,) and outputs.size == size
-        if has_shape and outputs.dtype.kind in "fiu":
+        if has_shape and outputs.dtype.kind in ("fiu" if is_box else "iu"):
             return outputs
         got = f"{outputs.shape} {outputs.dtype}"
     raise UserError(
         f"act of an actor must return a NumPy array of ({num_envs}, {action_map.num_outputs}) "
-        f"numbers, got {got}"
+        f"{'numbers' if is_box else 'integers'}, got {got}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
@@ -75,7 +76,14 @@ class DeviceRollout:
         row = recorded.observations[t].copy_(observation)
         self._discard(~row.isfinite().flatten(1).all(1), OBSERVATION)
         row.masked_fill_(_like(~self._live, row), 0.0)
-        outputs = recorded.actions[t].copy_(actor.act_on_tensors(row, t))
+        acted = actor.act_on_tensors(row, t)
+        outputs = recorded.actions[t]
+        if acted.shape != outputs.shape:
+            raise UserError(
+                f"act_on_tensors of an actor must return {tuple(outputs.shape)} numbers, got "
+                f"{tuple(acted.shape)}"
+            )
+        outputs.copy_(acted)
         self._discard(~outputs.isfinite().all(1), ACTION)
         outputs.masked_fill_(_like(~self._live, outputs), 0.0)
         recorded.mask[t].copy_(self._live)

@@ -102,7 +102,7 @@ def _errors_of_making(config: EnvConfig) -> contextlib.AbstractContextManager[No
 
 
 def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:
-    if config.drawn_tasks is not None:
+    if config.drawn_tasks is not None and not config.drawn_tasks.listed:
         check_arguments(env_id, config.drawn_tasks)
     # A worker process may have to import the module that registers the id.
     module = config.name.rpartition(":")[0]
@@ -132,7 +132,8 @@ def _vector_env_with_tasks(
         return None
     try:
         env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-    except TypeError as error:  # it may not know an argument that the single environment knows
+    except (TypeError, gym.error.Error) as error:
+        # It may not know an argument that the single environment knows, or its wrappers.
         _log.info(_VECTOR_ENV_NOT_USED, env_id, in_one_line(error))
         return None
     autoreset_mode = env.metadata.get("autoreset_mode")

@@ -21,6 +21,7 @@ from maml_rl.sampling.single_env import (
     TaskSetter,
     make_task_setter,
     seed_global_generators,
+    takes_episode,
     truth_value,
 )
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
@@ -59,10 +60,9 @@ class GymTaskVectorEnv:
         self._sampler = sampler
         self._takes_tasks = takes_tasks
         # Environments in worker processes are copies of the sampler.
-        singles = getattr(envs, "envs", []) if sampler is None else [sampler]
-        self.takes_episode = bool(singles) and all(
-            getattr(env.unwrapped, "takes_episode", False) for env in singles
-        )
+        self.takes_episode = _takes_episode(envs) if sampler is None else takes_episode(sampler)
+        self._options: dict[str, Any] = {}
+        """Those of the last reset, without its mask."""
         self._failed = False
         self._observation: Any = None
         self._terminated = np.zeros(self.num_envs, bool)
@@ -164,7 +164,8 @@ class GymTaskVectorEnv:
         Raises:
             UserError: if an environment raises.
         """
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        self._options = dict(options or {})
+        mask = np.asarray(self._options.pop("reset_mask", np.ones(self.num_envs, bool)))
         with self._errors("reset"):
             observation, info = self.envs.reset(
                 seed=seed, options=None if options is None else dict(options)
@@ -189,15 +190,16 @@ class GymTaskVectorEnv:
         # Step all sub-environments, after resetting finished ones.
         with self._errors("step"):
             if self._to_reset.any():
-                self.envs.reset(options={"reset_mask": self._to_reset})
+                self.envs.reset(options={**self._options, "reset_mask": self._to_reset})
             observation, reward, terminated, truncated, info = self.envs.step(actions)
         live = ~(self._terminated | self._truncated | self._broken)
+        is_unstable = self._reports(info, "unstable") == 1
         reports = {
-            "unstable": live & (self._reports(info, "unstable") == 1),
+            "unstable": live & is_unstable,
             "is_success": self._reports(info, "is_success"),
         }
-        # Find those that have ended or returned non-finite values.
-        broken = ~(_finite_rows(observation) & np.isfinite(reward))
+        # Find those that have ended, have failed, or returned non-finite values.
+        broken = is_unstable | ~(_finite_rows(observation) & np.isfinite(reward))
         self._broken = self._broken | live & broken
         self._to_reset = terminated | truncated | broken
         # Finished episodes keep their last observation and flags.
@@ -256,6 +258,18 @@ class GymTaskVectorEnv:
         sampler, self._sampler = self._sampler, None
         if sampler is not None:
             sampler.close()
+
+
+def _takes_episode(envs: VectorEnv) -> bool:
+    """Whether resets of a user's vector environment take the option ``episode``."""
+    inner: Any = envs.unwrapped
+    if getattr(inner, "takes_episode", False):  # a batch of a family
+        return True
+    if not isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        return False
+    return all(inner.call("has_wrapper_attr", "takes_episode")) and all(
+        inner.get_attr("takes_episode")
+    )
 
 
 def _where(chosen: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:

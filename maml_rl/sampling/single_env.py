@@ -17,7 +17,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.errors import MamlRLWarning, UserError, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
-from maml_rl.settings.env import check_argument
+from maml_rl.settings.env import check_argument, check_arguments
 
 
 class TaskSetter(gym.Wrapper):
@@ -41,8 +41,8 @@ class TaskSetter(gym.Wrapper):
             made again for each task.
 
     Raises:
-        UserError: if observations cannot be flattened, or both the environment and ``drawn_tasks``
-            define tasks.
+        UserError: if observations cannot be flattened, both the environment and ``drawn_tasks``
+            define tasks, or a wrapper keeps statistics that no checkpoint has.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class TaskSetter(gym.Wrapper):
     ) -> None:
         super().__init__(_with_box_observations(env))
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        _refuse_statistics(env, self.name)
         if drawn_tasks is not None and _method(env, "sample_tasks") is not None:
             raise UserError(
                 f"{drawn_tasks.setting}: environment {self.name!r} draws its tasks itself, by "
@@ -84,8 +85,8 @@ class TaskSetter(gym.Wrapper):
         sample_tasks = _method(self.env, "sample_tasks")
         if sample_tasks is None:
             return [{} for _ in range(num_tasks)]
-        self.unwrapped.np_random = rng
         with self._errors(f"sample_tasks({num_tasks})"):
+            self.unwrapped.np_random = rng
             sampled = sample_tasks(num_tasks)
             tasks = list(sampled)
         # Check the tasks.
@@ -157,8 +158,7 @@ class TaskSetter(gym.Wrapper):
             returned = self.env.reset(seed=seed, options=options)
         observation, _ = self._parts(returned, "reset", ("observation", "info"))
         self._check_spaces()
-        self._check_observation(observation, "reset")
-        return observation, {}
+        return self._checked_observation(observation, "reset"), {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment, and check what it returns.
@@ -175,7 +175,7 @@ class TaskSetter(gym.Wrapper):
             returned = self.env.step(action)
         parts = ("observation", "reward", "terminated", "truncated", "info")
         observation, reward, terminated, truncated, info = self._parts(returned, "step", parts)
-        self._check_observation(observation, "step")
+        observation = self._checked_observation(observation, "step")
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
             raise UserError(
@@ -234,19 +234,37 @@ class TaskSetter(gym.Wrapper):
             if now is before:
                 continue
             # The bounds of actions define what an output of the policy means.
-            is_same = _size(now) == _size(before) if kind == "observation" else now == before
+            is_same = _parts(now) == _parts(before) if kind == "observation" else now == before
             if not is_same:
                 raise UserError(
                     f"the {kind} space of environment {self.name!r} changes with the task: it was "
                     f"{before}, and is {now} for {dict(self._task or {})!r:.200}"
                 )
 
-    def _check_observation(self, observation: Any, method: str) -> None:
-        if np.shape(observation) != self._shape:
+    def _checked_observation(self, observation: Any, method: str) -> np.ndarray:
+        """Return an observation in the dtype of its space.
+
+        Raises:
+            UserError: if its shape is another one, or the conversion would change its values by
+                more than rounding.
+        """
+        array = np.asarray(observation)
+        if array.shape != self._shape:
             raise UserError(
                 f"{method} of environment {self.name!r} returned an observation of shape "
-                f"{np.shape(observation)}, but its observation space has shape {self._shape}"
+                f"{array.shape}, but its observation space has shape {self._shape}"
             )
+        dtype = np.dtype(self.observation_space.dtype)
+        if array.dtype == dtype:
+            return array
+        with np.errstate(invalid="ignore"):
+            converted = array.astype(dtype)
+        if not np.can_cast(array.dtype, dtype, "same_kind") and (converted != array).any():
+            raise UserError(
+                f"{method} of environment {self.name!r} returned an observation of {array.dtype}, "
+                f"but its observation space has {dtype}, which cannot hold its values"
+            )
+        return converted
 
     @contextlib.contextmanager
     def _errors(self, doing: str, refuses: str = "") -> Iterator[None]:
@@ -260,7 +278,7 @@ class TaskSetter(gym.Wrapper):
             yield
         except (UserError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if refuses and isinstance(error, ValueError):
                 raise UserError(
                     f"environment {self.name!r} does not accept {refuses}: {error}"
@@ -325,8 +343,15 @@ def make_task_setter(make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | Non
         # Pass the values of some task, since an argument need not have a default.
         (task,) = drawn_tasks.sample(np.random.default_rng(0), 1)
         return TaskSetter(make(**task), drawn_tasks, make)
-    env = make()
-    return TaskSetter(env, drawn_tasks, None if _method(env, "set_task") is not None else make)
+    try:
+        env = make()
+    except TypeError:  # an argument of the listed tasks without a default
+        env = make(**drawn_tasks.listed[0])
+    if _method(env, "set_task") is not None:
+        return TaskSetter(env, drawn_tasks)
+    if env.spec is not None:
+        check_arguments(env.spec.id, drawn_tasks)
+    return TaskSetter(env, drawn_tasks, make)
 
 
 def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:
@@ -334,8 +359,40 @@ def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
-def _size(space: spaces.Space[Any]) -> int | None:
-    return spaces.flatdim(space) if space.is_np_flattenable else None
+def takes_episode(env: gym.Env) -> bool:
+    """Whether resets of an environment, or of one of its wrappers, take the option ``episode``."""
+    return env.has_wrapper_attr("takes_episode") and bool(env.get_wrapper_attr("takes_episode"))
+
+
+def _refuse_statistics(env: gym.Env, name: str) -> None:
+    """Refuse wrappers with running statistics: no checkpoint has them, and every copy has its own.
+
+    Raises:
+        UserError: if there is one.
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.NormalizeObservation):
+            raise UserError(
+                f"environment {name!r} normalises observations by statistics that no checkpoint "
+                "has: leave out NormalizeObservation, and set policy.normalize_observations"
+            )
+        if isinstance(env, gym.wrappers.NormalizeReward):
+            raise UserError(
+                f"environment {name!r} normalises rewards by statistics that no checkpoint has: "
+                "leave out NormalizeReward; advantages are normalised anyway"
+            )
+        env = env.env
+
+
+def _parts(space: spaces.Space[Any]) -> Any:
+    """What a task must not change of a space: all but the bounds of its numbers."""
+    if isinstance(space, spaces.Box):
+        return space.shape, space.dtype
+    if isinstance(space, spaces.Dict):
+        return {name: _parts(part) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return [_parts(part) for part in space.spaces]
+    return space
 
 
 def has_box_observations(space: spaces.Space[Any]) -> bool:
@@ -345,6 +402,11 @@ def has_box_observations(space: spaces.Space[Any]) -> bool:
 
 def _with_box_observations(env: gym.Env) -> gym.Env:
     space = env.observation_space
+    if space.is_np_flattenable and spaces.flatdim(space) == 0:
+        env.close()
+        raise UserError(
+            f"observation space {space} has no entries: return a constant, such as Box(0, 1, (1,))"
+        )
     if has_box_observations(space):
         return env
     if not space.is_np_flattenable:

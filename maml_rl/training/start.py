@@ -95,7 +95,13 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         if output is not None and ranks.leads:
             refuse_occupied(output)  # before environments are made
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
+        folder = Path.cwd()
         with open_training(config, ranks, stop_flag.check) as training:
+            if Path.cwd() != folder and not (output is not None and output.is_absolute()):
+                raise UserError(
+                    f"environment {config.env.name!r} has changed the working directory from "
+                    f"{folder} to {Path.cwd()}: set output to an absolute path"
+                )
             config = training.agent.config  # has the engine that was chosen: a resume keeps it
             if not ranks.leads:
                 return follow(config, training, stop_flag, has_ended=False)

@@ -112,6 +112,52 @@ class DoublePrecision(Perceptron):
         return super().forward(observations).double()
 
 
+class Double(Perceptron):
+    """Computes in float64, and returns float32."""
+
+    def __init__(self, observation_space: spaces.Box, num_outputs: int) -> None:
+        super().__init__(observation_space, num_outputs)
+        self.double()
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations.double()).float()
+
+
+class Keeps(Perceptron):
+    """Keeps its last output, as for a plot."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        self.outputs = super().forward(observations)
+        return self.outputs
+
+
+class Attention(nn.Module):
+    """Has a first derivative only."""
+
+    def __init__(self, observation_space: spaces.Box, num_outputs: int) -> None:
+        super().__init__()
+        self.encode = nn.Linear(1, 4)
+        self.attend = nn.MultiheadAttention(4, 1, batch_first=True)
+        self.head = nn.Linear(4, num_outputs)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        tokens = self.encode(observations[..., None])
+        attended, _ = self.attend(tokens, tokens, tokens, need_weights=False)
+        return self.head(attended.mean(1))
+
+
+class Normed(nn.Module):
+    """Its last layer is parametrised."""
+
+    def __init__(self, observation_space: spaces.Box, num_outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(observation_space.shape[0], 4)
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(4, num_outputs))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.hidden(observations)))
+
+
 class Unused(_Odd):
     def make_extra(self) -> nn.Module:
         return nn.Linear(1, 1)

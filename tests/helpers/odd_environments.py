@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gymnasium as gym
@@ -262,6 +263,110 @@ class NeedsTask(Walk):
         return super().reset(seed=seed)
 
 
+class EndsEarly(Walk):
+    """Ends where it starts to the right, and needs the number of updates before an episode."""
+
+    takes_episode = True
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.episode = (options or {})["episode"]
+        return super().reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, self.position > 0, False, {}
+
+
+class Integers(Walk):
+    """Declares bytes, and returns numbers of another type; ``scale`` 1 leaves integers."""
+
+    observation_space = spaces.Box(0, 255, (2,), np.uint8)
+
+    def __init__(self, scale: float = 1.0, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.scale = scale
+
+    def observation(self) -> np.ndarray:
+        integers = np.array([7, min(int(10 * abs(self.position)), 255)])
+        return integers if self.scale == 1 else integers * self.scale
+
+
+class Breaks(Walk):
+    """Reports that it is unstable at step 3 if it starts to the right; then it must be reset."""
+
+    is_broken = False
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.is_broken = False
+        return super().reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        assert not self.is_broken, "stepped after it broke"
+        observation, reward, *_ = super().step(action)
+        self.is_broken = self.num_steps == 3 and self.position > 0
+        return observation, reward, False, False, {"unstable": self.is_broken}
+
+
+class Exits(Walk):
+    """Ends the program, as games do whose window is closed."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        raise SystemExit
+
+
+class MovesFolder(Walk):
+    """Changes the working directory, as simulators do that load their assets."""
+
+    def __init__(self, folder: str = "/", render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        os.chdir(folder)
+
+
+class NeedsMass(gym.Env):
+    """Has an argument without a default, and no tasks of its own."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, mass: float, render_mode: str | None = None) -> None:
+        self.mass = mass
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return np.array([self.mass], np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        return np.array([self.mass], np.float32), 0.0, False, False, {}
+
+
+class GoalOnly(NeedsMass):
+    """Takes a goal, and draws none."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(0.0)
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        self.mass = task["goal"]
+
+
+def make_goal_only(render_mode: str | None = None) -> gym.Env:
+    return GoalOnly()
+
+
+class Layout(Walk):
+    """Its observation has other parts in some tasks, of the same total size."""
+
+    observation_space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3)))
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        super().set_task(task)
+        sizes = (2, 3) if self.goal > 0 else (3, 2)
+        self.observation_space = spaces.Tuple([spaces.Discrete(n) for n in sizes])
+
+    def observation(self) -> Any:
+        return (0, 0)
+
+
 class BareAssertion(Walk):
     """Raises an AssertionError without a message."""
 
@@ -295,6 +400,13 @@ ODD = (
     Differentiates,
     NeedsTask,
     BareAssertion,
+    EndsEarly,
+    Integers,
+    Breaks,
+    Exits,
+    MovesFolder,
+    NeedsMass,
+    Layout,
     ConstantReward,
 )
 
@@ -302,3 +414,4 @@ for _environment in ODD:
     gym.register(
         id=f"odd/{_environment.__name__}-v0", entry_point=_environment, max_episode_steps=LIMIT
     )
+gym.register(id="odd/GoalOnly-v0", entry_point=make_goal_only, max_episode_steps=LIMIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,41 @@ class TestDistribution:
         assert discrete.head_names == ["network.head.weight", "network.head.bias"]
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_a_parametrised_head_is_whole() -> None:
+    names = make("Normed").head_names
+    assert sorted(names) == [
+        "log_std",
+        "network.head.bias",
+        "network.head.parametrizations.weight.original0",
+        "network.head.parametrizations.weight.original1",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize(
+    ("settings", "is_refused"),
+    [
+        ({}, True),
+        ({"inner": {"first_order": True}}, True),
+        ({"outer": "promp"}, True),
+        ({"outer": "promp", "inner": {"first_order": True}}, False),
+        ({"outer": "reptile"}, False),
+        ({"outer": "ppo", "learner": "joint"}, False),
+    ],
+)
+def test_a_second_derivative_is_asked_for_only_where_it_is_needed(
+    settings: dict[str, Any], is_refused: bool, tmp_path: Path
+) -> None:
+    network = {"policy": {"network": "helpers.networks:Attention"}}
+    config = tiny(tmp_path, **network, **settings)
+    refused = pytest.raises(
+        UserError, match="second-order MAML and TRPO need its second derivative"
+    )
+    with refused if is_refused else contextlib.nullcontext(), open_training(config):
+        pass
+
+
 class TestAsTheBuiltInNetwork:
     """An MLP written as a network gives the results of the built-in one, to rounding."""
 
@@ -201,6 +237,8 @@ class TestMakePolicy:
             ("InPlace", "changes the observations"),
             ("NoParameters", "has no parameters"),
             ("Frozen", "hidden.weight does not require gradients"),
+            ("Double", "hidden.weight must be float32, got torch.float64"),
+            ("Keeps", "keeps a tensor of its last call"),
             ("Unused", "do not depend on its parameter extra.weight"),
             ("BatchNorm", "buffer extra.running_mean changes with every call"),
             ("Dropout", "returns random outputs"),

@@ -6,6 +6,7 @@ import copy
 import csv
 import multiprocessing
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers.odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from helpers.odd_environments import LIMIT, EndsEarly, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
 from maml_rl.agents.agent import Agent
+from maml_rl.analysis.rendering import rendering_problem
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import make_policy
@@ -25,6 +30,8 @@ from maml_rl.sampling.actors import PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
+from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -319,7 +326,109 @@ def with_a_video(name: str, folder: Path, **env: Any) -> maml_rl.Config:
     return maml_rl.load_config(**settings, **SIZES, inner=NO_CHOICE, num_iterations=1)
 
 
+class TestResets:
+    @both_ways
+    def test_every_reset_has_the_number_of_updates(self, vectorization: Any) -> None:
+        """Also those of episodes that are over while others go on."""
+        env = EnvConfig(name="odd/EndsEarly-v0", vectorization=vectorization)
+        lengths = collected(env, num_tasks=4).num_steps
+        assert len(lengths.unique()) > 1
+
+    def test_that_before_a_video_has_it_too(self) -> None:
+        assert rendering_problem(EnvConfig(name="odd/EndsEarly-v0")) is None
+
+    @both_ways
+    def test_an_unstable_simulation_is_reset_before_its_next_step(self, vectorization: Any) -> None:
+        episodes = collected(EnvConfig(name="odd/Breaks-v0", vectorization=vectorization))
+        assert 0.2 < episodes.discarded.float().mean() < 0.8
+
+    @pytest.mark.parametrize("wrapper", [None, RecordEpisodeStatistics])
+    @pytest.mark.parametrize("vector_env", [SyncVectorEnv, AsyncVectorEnv])
+    def test_a_vector_environment_at_hand_is_asked_through_its_wrappers(
+        self, vector_env: Any, wrapper: Any
+    ) -> None:
+        envs = vector_env([EndsEarly] * 2, autoreset_mode=AutoresetMode.DISABLED)
+        plain = SyncVectorEnv([Walk], autoreset_mode=AutoresetMode.DISABLED)
+        try:
+            assert GymTaskVectorEnv(wrapper(envs) if wrapper else envs, None).takes_episode
+            assert not GymTaskVectorEnv(plain, None).takes_episode
+        finally:
+            envs.close()
+
+
+class TestObservations:
+    @both_ways
+    def test_integers_that_fit_are_converted(self, vectorization: Any) -> None:
+        episodes = collected(EnvConfig(name="odd/Integers-v0", vectorization=vectorization))
+        assert (episodes.observations[..., 0] == 7).all()
+
+    @both_ways
+    def test_numbers_that_the_space_cannot_hold_are_refused(self, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/Integers-v0", kwargs={"scale": 0.1}, vectorization=vectorization)
+        message = "observation of float64, but its observation space has uint8"
+        with pytest.raises(UserError, match=message):
+            collected(env, num_tasks=2)
+
+    def test_a_task_must_not_change_their_parts(self) -> None:
+        tasks = [{"goal": -1.0}, {"goal": 1.0}]
+        with pytest.raises(UserError, match=r"observation space .* changes with the task"):
+            first_observations(EnvConfig(name="odd/Layout-v0"), tasks)
+
+    @pytest.mark.parametrize(
+        ("wrapper", "message"),
+        [
+            (gym.wrappers.NormalizeObservation, "set policy.normalize_observations"),
+            (gym.wrappers.NormalizeReward, "leave out NormalizeReward"),
+        ],
+    )
+    def test_statistics_that_no_checkpoint_has_are_refused(
+        self, wrapper: Any, message: str
+    ) -> None:
+        env = gym.wrappers.ClipAction(wrapper(Walk()))
+        with pytest.raises(UserError, match=message):
+            TaskSetter(env)
+
+    def test_one_without_entries_is_refused(self) -> None:
+        env = Walk()
+        env.observation_space = spaces.Box(-1, 1, (0,), np.float32)
+        with pytest.raises(UserError, match="has no entries"):
+            TaskSetter(env)
+
+
+class TestListedTasks:
+    def test_an_argument_needs_no_default(self) -> None:
+        tasks = ({"mass": 1.0}, {"mass": 2.0})
+        env = EnvConfig(name="odd/NeedsMass-v0", task_list=tasks)
+        assert first_observations(env, tasks) == [1.0, 2.0]
+
+    def test_set_task_of_what_a_function_makes_is_found(self) -> None:
+        tasks = ({"goal": 1.0}, {"goal": 2.0})
+        env = EnvConfig(name="odd/GoalOnly-v0", task_list=tasks)
+        assert first_observations(env, tasks) == [1.0, 2.0]
+
+    def test_an_unknown_argument_is_named(self) -> None:
+        env = EnvConfig(name="Pendulum-v1", task_list=({"mass": 1.0},))
+        with pytest.raises(UserError, match="takes no argument 'mass', and the environment has no"):
+            collected(env)
+
+
 class TestErrors:
+    def test_a_changed_working_directory_needs_an_absolute_output(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "assets").mkdir()
+        config = config_of("MovesFolder", Path("run"), folder=str(tmp_path / "assets"))
+        with pytest.raises(UserError, match="has changed the working directory from"):
+            maml_rl.train(config)
+        assert [path.name for path in tmp_path.rglob("*")] == ["assets"]
+
+    @both_ways
+    def test_the_end_of_the_program_is_named(self, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/Exits-v0", vectorization=vectorization)
+        with pytest.raises(UserError, match="in step"):
+            collected(env, num_tasks=2)
+
     @both_ways
     def test_a_bare_assertion_is_named_with_its_place(self, vectorization: Any) -> None:
         env = EnvConfig(name="odd/BareAssertion-v0", vectorization=vectorization)
@@ -344,7 +453,7 @@ class TestErrors:
         gym.register("odd/Again-v0", Again)
         try:
             with pytest.warns(UserWarning, match="raised in close"):
-                run_tasks(env)
+                first_observations(env, env.task_list)
         finally:
             gym.registry.pop("odd/Again-v0")
 
@@ -399,7 +508,9 @@ class Again(RaisingClose):
     set_task = None
 
 
-def run_tasks(env: EnvConfig) -> None:
-    with as_task_vector_env(None, env, 2, LIMIT) as envs:
-        envs.set_tasks([{"raises_at": 500}, {"raises_at": 600}])
-        envs.reset(seed=0)
+def first_observations(env: EnvConfig, tasks: Sequence[dict[str, Any]]) -> list[float]:
+    """The first entry of the first observation in each task."""
+    with as_task_vector_env(None, env, len(tasks), LIMIT) as envs:
+        envs.set_tasks(tasks)
+        observations, _ = envs.reset(seed=0)
+        return observations[:, 0].tolist()

@@ -9,8 +9,9 @@ from gymnasium import spaces
 
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.mlp import make_policy
+from maml_rl.policies.network_policy import NetworkPolicy, check_second_derivative
 from maml_rl.settings.config import Config
-from maml_rl.settings.learners import JointConfig
+from maml_rl.settings.learners import JointConfig, ReptileConfig, TRPOConfig
 from maml_rl.system.thread_pool import tasks_per_block
 
 
@@ -27,6 +28,11 @@ def maml(
     """
     num_training_steps = 0 if isinstance(config.learner, JointConfig) else config.inner.num_steps
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
+    is_second_order = num_training_steps > 0 and not config.inner.first_order
+    is_second_order &= not isinstance(config.outer, ReptileConfig)  # it computes no outer gradient
+    has_products = isinstance(config.outer, TRPOConfig)
+    if isinstance(policy, NetworkPolicy) and (is_second_order or has_products):
+        check_second_derivative(config.policy, policy)
     return MAML(
         policy=policy.to(device),
         inner=config.inner,
