@@ -329,7 +329,7 @@ def with_a_video(name: str, folder: Path, **env: Any) -> maml_rl.Config:
 class TestResets:
     @both_ways
     def test_every_reset_has_the_number_of_updates(self, vectorization: Any) -> None:
-        """Also those of episodes that are over while others go on."""
+        """Also those of episodes that are over before others."""
         env = EnvConfig(name="odd/EndsEarly-v0", vectorization=vectorization)
         lengths = collected(env, num_tasks=4).num_steps
         assert len(lengths.unique()) > 1
@@ -418,7 +418,7 @@ class TestErrors:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "assets").mkdir()
-        config = config_of("MovesFolder", Path("run"), folder=str(tmp_path / "assets"))
+        config = config_of("MovesFolder", Path("run"), kwargs={"folder": str(tmp_path / "assets")})
         with pytest.raises(UserError, match="has changed the working directory from"):
             maml_rl.train(config)
         assert [path.name for path in tmp_path.rglob("*")] == ["assets"]
