@@ -317,6 +317,8 @@ def evaluate(
     num_steps = default_num_steps(agent) if num_steps is None else num_steps
     check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_integers(0, num_steps=num_steps, seed=seed)
+    # NumPy's integers would overflow.
+    num_tasks, num_episodes, num_steps, seed = map(int, (num_tasks, num_episodes, num_steps, seed))
     horizon = agent.config.horizon
     config = held_out(agent.config.env) if env is None else env
     # A learner whose stage has fewer episodes plays several trials of each task.
@@ -327,6 +329,9 @@ def evaluate(
     opened = as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks * num_trials)
     with threads, opened as envs:
         agent.check_spaces(envs.single_observation_space, envs.single_action_space)
+        if tasks is not None and not all(tasks):
+            envs.np_random = np.random.default_rng(0)
+            refuse_empty_task(envs.sample_tasks(1))
         collector = agent.collector(envs, num_tasks * num_trials, per_stage)
         collector = dataclasses.replace(collector, progress=progress)
         return evaluate_with(
@@ -341,6 +346,16 @@ def evaluate(
             deterministic=deterministic,
             deterministic_adaptation=deterministic_adaptation,
         )
+
+
+def refuse_empty_task(drawn: Sequence[Task]) -> None:
+    """Refuse an empty task if those that the environment draws have names.
+
+    Raises:
+        UserError: if so; the environment would keep a task that nobody chose.
+    """
+    if any(drawn):
+        raise UserError(f"a task must be a mapping with the names {', '.join(drawn[0])}, got {{}}")
 
 
 def default_num_steps(agent: Agent) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from maml_rl.analysis.statistics import FEW_RUNS
 
@@ -82,7 +85,7 @@ def draw_line(
         x: (n,), x of each point.
         center: (n,), y of each point.
         runs: (S, n), that of each run.
-        intervals: (n, 2); without a band if they are not finite.
+        intervals: (n, 2); without a band where they are not finite.
         style: of the line.
         label: label in the legend.
     """
@@ -91,23 +94,26 @@ def draw_line(
         alpha = 0.6 * style.get("alpha", 1.0)
         axes.plot(x, runs.T, color=style["color"], linewidth=0.7, alpha=alpha)
         return
-    if np.isfinite(intervals).all():
+    is_finite = np.isfinite(intervals).all(1)
+    if is_finite.any():
         alpha = 0.15 * style.get("alpha", 1.0)
-        axes.fill_between(x, *intervals.T, color=style["color"], alpha=alpha, linewidth=0)
+        shape: Any = {"where": is_finite, "color": style["color"], "alpha": alpha, "linewidth": 0}
+        axes.fill_between(x, *intervals.T, **shape)
 
 
 def finish_figure(figure: Figure, title: str) -> Figure:
     """Add a grid to all axes, one legend, and the title."""
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    handles, labels = _labelled(figure.axes[0])
     if len(labels) > 1:
         num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
         labels = [wrapped(label, figure.get_figwidth()) for label in labels]
         # The axes keep their height if a long label takes several lines.
         num_more = sum(label.count("\n") for label in labels)
         figure.set_figheight(figure.get_figheight() + HEIGHT_OF_A_LINE * num_more)
-        figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9)
+        place: Any = {"loc": "outside lower center", "ncols": num_columns, "fontsize": 9}
+        set_texts(figure.legend(handles, ["?"] * len(labels), **place), labels)
     set_title(figure, title)
     return figure
 
@@ -115,7 +121,22 @@ def finish_figure(figure: Figure, title: str) -> Figure:
 def set_title(figure: Figure, title: str) -> None:
     """Set the title of a figure, with lines that are not wider than the figure."""
     lines = [wrapped(line, figure.get_figwidth()) for line in title.split("\n") if line]
-    figure.suptitle("\n".join(lines), fontsize=10)
+    figure.suptitle("\n".join(lines), fontsize=10).set_parse_math(False)
+
+
+def _labelled(axes: Axes) -> tuple[list[Artist], list[str]]:
+    """Return what has a label for the legend; Matplotlib's own skips labels that begin with _."""
+    artists = [*axes.lines, *axes.patches, *axes.collections]
+    pairs = [(artist, str(artist.get_label())) for artist in artists]
+    pairs = [pair for pair in pairs if pair[1] and not re.fullmatch(r"_child\d+", pair[1])]
+    return [artist for artist, _ in pairs], [label for _, label in pairs]
+
+
+def set_texts(legend: Legend, texts: Sequence[str]) -> None:
+    """Set the texts of a legend as they are: Matplotlib skips _ at their start, and reads $."""
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set_text(text)
+        entry.set_parse_math(False)
 
 
 def wrapped(text: str, width: float) -> str:

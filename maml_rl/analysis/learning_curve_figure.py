@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from maml_rl.analysis.figures import COLORS, MARKERS, encoded, new_figure
+from maml_rl.analysis.figures import COLORS, MARKERS, encoded, new_figure, set_texts
 from maml_rl.analysis.learning_curves import X_AXES, Curve, Group, Run, View, return_after
 from maml_rl.analysis.run_labels import group_settings
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
@@ -146,10 +146,7 @@ def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
         "frameon": False,
         "fontsize": 9,
     }
-    legend = figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place)
-    for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set_text(text)  # set here, since a legend skips labels that begin with _
-        entry.set_parse_math(False)
+    set_texts(figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place), texts)
 
 
 def check_figure_path(path: Path) -> None:

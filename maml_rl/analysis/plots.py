@@ -101,7 +101,7 @@ def labelled_groups(
             f"the figure needs {counted(len(names), 'label')}, one per line of the plot, got "
             f"{number}; the order is: {'; '.join(names)}"
         )
-    return groups, list(labels or names)
+    return groups, [str(label) for label in labels or names]
 
 
 def plot_evaluation(evaluations: Evaluations | Mapping[str, Evaluations]) -> Figure:
@@ -150,13 +150,18 @@ def _comparison(evaluations: Evaluations | Mapping[str, Evaluations]) -> Compari
     """Return evaluations by label as a comparison without sweeps.
 
     Raises:
-        UserError: if they are not evaluations, or not on the same tasks.
+        UserError: if they are not evaluations, or not of the same tasks, environment and actions.
     """
     methods = evaluations if isinstance(evaluations, Mapping) else {"agent": evaluations}
-    by_label = {label: _as_list(of_method, label) for label, of_method in methods.items()}
+    by_label = {str(label): _as_list(one, str(label)) for label, one in methods.items()}
     if not by_label:
         raise UserError("evaluations must not be empty")
-    check_same_tasks([one for of_method in by_label.values() for one in of_method])
+    everything = [one for of_method in by_label.values() for one in of_method]
+    check_same_tasks(everything)
+    for name in ("env", "actions", "adaptation_actions"):
+        values = list(dict.fromkeys(str(one.description[name]) for one in everything))
+        if len(values) > 1:
+            raise UserError(f"the evaluations differ in {name}: {' and '.join(values)}")
     return Comparison(
         [
             Entry(label, tuple(Path(label) for _ in of_method), tuple(of_method), {})
@@ -169,7 +174,7 @@ def _as_list(evaluations: Evaluations, label: str) -> list[Evaluation]:
     """Return the evaluations of one method.
 
     Raises:
-        UserError: if they are not evaluations, or after different numbers of steps.
+        UserError: if they are not evaluations, or of different numbers of steps or episodes.
     """
     of_method: Sequence[Evaluation] = (
         [evaluations] if isinstance(evaluations, Evaluation) else evaluations
@@ -180,10 +185,13 @@ def _as_list(evaluations: Evaluations, label: str) -> list[Evaluation]:
             f"expected the result of maml_rl.evaluate, or a list of such results, for {label!r}; "
             f"got {evaluations!r:.100}"
         )
-    lengths = sorted({len(one.returns) - 1 for one in of_method})
-    if len(lengths) > 1:
-        raise UserError(
-            f"the evaluations of {label!r} must have equally many adaptation steps, got "
-            f"{' and '.join(map(str, lengths))}"
-        )
+    for what, numbers in (
+        ("adaptation steps", {len(one.returns) - 1 for one in of_method}),
+        ("episodes per step", {one.description["episodes_per_step"] for one in of_method}),
+    ):
+        if len(numbers) > 1:
+            raise UserError(
+                f"the evaluations of {label!r} must have equally many {what}, got "
+                f"{' and '.join(map(str, sorted(numbers)))}"
+            )
     return list(of_method)

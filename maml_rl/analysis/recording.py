@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 
 from maml_rl.agents.agent import Agent
+from maml_rl.analysis.evaluation import refuse_empty_task
 from maml_rl.analysis.rendering import make_rendering_env, rendered_frame
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.tasks.spread import spread_tasks
@@ -194,7 +196,7 @@ def _check(
             f"{got:.100}"
         )
     if fps is not None and not (
-        isinstance(fps, (int, float)) and _LOWEST_FPS <= fps <= _HIGHEST_FPS
+        isinstance(fps, (int, float, np.number)) and _LOWEST_FPS <= fps <= _HIGHEST_FPS
     ):
         raise UserError(f"fps must be from {_LOWEST_FPS} to {_HIGHEST_FPS}, got {fps!r:.100}")
 
@@ -203,7 +205,8 @@ def _is_size(size: object) -> bool:
     return (
         isinstance(size, Sequence)
         and len(size) == 2
-        and all(isinstance(side, int) and SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size)
+        and all(isinstance(side, (int, np.integer)) for side in size)
+        and all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size)
     )
 
 
@@ -219,6 +222,8 @@ def _draw_tasks(env: TaskSetter, num_tasks: int | None, streams: RandomStreams) 
 
 def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:
     """Raise UserError if the environment refuses a task, before adapting to the first one."""
+    if not all(tasks):
+        refuse_empty_task(env.draw_tasks(np.random.default_rng(0), 1))
     for task in tasks:
         try:
             env.assigned_task = task

@@ -250,9 +250,13 @@ def recovery_text(value: Response) -> str:
       the control steps, or ``"not in the episode"``.
     - If not, but the reward at the end is: ``"drops later"``.
     - If neither is: ``"no drop"``.
+    - If fewer than ``WINDOW`` control steps after the change are common to all tasks, whose changes
+      come at different times: a dash.
     """
     if not value.lasts:
         return "not in the episode"
+    if (value.steps >= 0).sum() < WINDOW:
+        return "–"
     if not _drops(value.before, value.after):
         return "drops later" if _drops(value.before, value.end) else "no drop"
     return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"

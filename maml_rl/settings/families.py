@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,7 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
 
     Returns:
         The range; ``None`` if the settings do not determine it, as for an environment that samples
-        its own tasks.
+        its own tasks, or if the values are choices with gaps between them.
     """
     env = config.env
     family = family_of(env.name)
@@ -94,7 +95,7 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
     if name not in varied:
         return parameters[name].nominal, parameters[name].nominal
     choices = varied[name].choices
-    return (min(choices), max(choices)) if choices else (varied[name].low, varied[name].high)
+    return _range_of(choices) if choices else (varied[name].low, varied[name].high)
 
 
 def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
@@ -106,9 +107,20 @@ def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
         values = [task[name] for task in tasks.listed if name in task]
     else:
         distribution = tasks.distributions[name]
-        values = list(distribution.choices) or [distribution.low, distribution.high]
-    numbers = [value for value in values if type(value) in (int, float)]
-    return (min(numbers), max(numbers)) if numbers else None
+        values = list(distribution.choices)
+        if not distribution.choices:
+            return distribution.low, distribution.high
+    return _range_of([value for value in values if type(value) in (int, float)])
+
+
+def _range_of(choices: Sequence[float]) -> tuple[float, float] | None:
+    """The range of choices; ``None`` if they have gaps, which training has not met."""
+    present = set(choices)
+    if not present:
+        return None
+    low, high = min(present), max(present)
+    has_all = all(float(value).is_integer() for value in present) and len(present) == high - low + 1
+    return (low, high) if has_all or low == high else None
 
 
 def only_goals_vary(env: EnvConfig) -> bool:

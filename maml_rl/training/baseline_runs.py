@@ -23,6 +23,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
+from maml_rl.analysis.tasks.words import number_text
 from maml_rl.errors import UserError
 from maml_rl.runs.baselines import baseline_folder
 from maml_rl.runs.checkpoint import load_newest
@@ -302,7 +303,7 @@ def _seed_of(seed: int, task: int) -> int:
 def _task_text(task: Task) -> str:
     """The values of a task, or ``the only task``."""
     parts = [
-        f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {number_text(value)}" if isinstance(value, float) else f"{name} {value}"
         for name, value in task.items()
     ]
     return ", ".join(parts) or "the only task"

@@ -157,7 +157,7 @@ class StopOnPlateau(Callback):
         """Add a value; return whether the last rise is too long ago."""
         if value > self._best + self.min_delta:
             self._best, self._best_iteration = value, iteration
-        return iteration - self._best_iteration >= self.patience
+        return self._best_iteration > 0 and iteration - self._best_iteration >= self.patience
 
     def _stop(self, run: RunInProgress) -> None:
         run.stop(

@@ -438,6 +438,96 @@ def test_notes_of_runs_that_differ_name_the_seed() -> None:
     ]
 
 
+OWN_FILES = (
+    *("tasks.yaml", "tasks_hard.yaml", "tasks_hard.png", "scratch.py", "change.md"),
+    *("sweep_mass.sh", "parallel.txt"),
+)
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_files_of_the_users_in_the_folder_of_a_report_stay(tmp_path: Path, is_again: bool) -> None:
+    comparison = Comparison(made_up().main)
+    if is_again:
+        write_report(tmp_path, made_up(), {})
+    own = [*OWN_FILES, *(() if is_again else ("learning_curves.png",))]
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    write_report(tmp_path, comparison)
+    assert [name for name in own if not (tmp_path / name).exists()] == []
+    assert not (tmp_path / "sweep_mass.svg").exists()
+
+
+@pytest.mark.parametrize("label", ["a $_$", "_old"])
+def test_labels_are_written_as_they_are(label: str, tmp_path: Path) -> None:
+    (ours,) = made_up().main
+    comparison = Comparison([dataclasses.replace(ours, label=label), ours])
+    figure = adaptation_figure(comparison)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [label, "ours"]
+    write_report(tmp_path, comparison)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_plot_that_cannot_be_drawn_leaves_the_earlier_report_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(tmp_path, made_up())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*arguments: object) -> bytes:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("maml_rl.analysis.report.files.encoded", fail)
+    with pytest.raises(ValueError, match="no such font"):
+        write_report(tmp_path, made_up(num_tasks=3))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_method_alone_that_does_not_adapt_is_a_line() -> None:
+    evaluation = make_evaluation(np.ones((1, 3, 2)), [{"goal": float(i)} for i in range(3)])
+    (axes,) = adaptation_figure(Comparison([Entry("oracle", (Path("a"),), (evaluation,), {})])).axes
+    assert np.ptp(axes.lines[0].get_xdata()) > 0
+
+
+def test_a_band_is_drawn_and_named_only_where_there_is_one() -> None:
+    returns = np.random.default_rng(0).normal(size=(3, 2, 2))
+    returns[2, 1] = np.nan  # one task is left after two steps
+    tasks = [{"goal": 0.0}, {"goal": 1.0}]
+    (one,) = (Entry("a", (Path("a"),), (make_evaluation(returns, tasks),), {}),)
+    figure = adaptation_figure(Comparison([one]))
+    assert "band" in figure.get_suptitle()
+    assert len(figure.axes[0].collections) == 1
+    single = make_evaluation(returns[:, :1], tasks[:1])
+    figure = adaptation_figure(Comparison([Entry("a", (Path("a"),), (single,), {})]))
+    assert "band" not in figure.get_suptitle()
+    assert len(figure.axes[0].collections) == 0
+
+
+@pytest.mark.parametrize(
+    ("scale", "digits"), [(0.1, 2), (1.0, 1), (100.0, 0)], ids=["small", "one", "large"]
+)
+def test_numbers_of_a_grid_tell_its_cells_apart(scale: float, digits: int) -> None:
+    comparison = made_up()
+    entries = [entry for entry in comparison.entries if len(entry.swept) == 2]
+    for i, entry in enumerate(entries):
+        entry.evaluations[0].returns[:] = scale * i / (len(entries) - 1)
+    figure = grid_figure(Comparison([*comparison.main, *entries]), ("mass", "slope"))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {len(text.partition(".")[2]) for text in texts} == {digits}
+
+
+def test_curves_of_tasks_that_repeat_belong_to_different_ones(tmp_path: Path) -> None:
+    tasks = [{"direction": value} for value in (1.0, 1.0, -1.0, 1.0, -1.0)]
+    curves = [
+        {"task": task, "num_env_steps": [0, 10], "returns": [0.0, float(i)]}
+        for i, task in enumerate([*tasks[:4], {"direction": 1.0}])
+    ]
+    (tmp_path / "ppo.json").write_text(json.dumps({"tasks": curves}))
+    scratch = Scratch.read(tmp_path / "ppo.json", tasks)
+    assert scratch is not None
+    assert scratch.tasks == (0, 1, 2, 3)
+    assert scratch.returns[:, 1].tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
 def test_every_interval_says_over_what_it_is(sources, over, tmp_path):

@@ -135,6 +135,19 @@ def test_discarded_episodes_are_excluded_and_counted():
     assert "75 %" in result.table()
 
 
+def test_sizes_may_be_integers_of_numpy(agent):
+    sizes = {"num_tasks": np.uint8(3), "num_episodes": np.int64(2), "num_steps": np.int8(1)}
+    assert evaluate(agent, **sizes, seed=np.int64(0)).returns.shape == (2, 3, 2)
+
+
+def test_an_empty_task_is_refused_where_tasks_have_names(agent, tmp_path):
+    goal = {"goal_x": 0.1, "goal_y": 0.1}
+    with pytest.raises(UserError, match=r"a task must be a mapping with the names goal_x, goal_y"):
+        evaluate(agent, tasks=[goal, {}], num_episodes=1, num_steps=0)
+    with pytest.raises(UserError, match=r"a task must be a mapping with the names goal_x, goal_y"):
+        maml_rl.record(agent, tmp_path / "video.gif", tasks=[{}], num_steps=0)
+
+
 def test_success_is_that_of_the_last_step(agent):
     """A point that does not move is where it started: within the tolerance of the goal, or not."""
     env = EnvConfig(

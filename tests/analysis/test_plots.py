@@ -81,6 +81,14 @@ def test_an_evaluation_is_a_line_and_seeds_are_one(results):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["first", "both (2 runs)"]
 
 
+def test_labels_may_be_numbers(runs, results):
+    figure = maml_rl.plot_evaluation({0.1: results[0], 0.5: results[1]})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.1", "0.5"]
+    assert "3" in maml_rl.plot_tasks(results[0], label=3).get_suptitle()
+    (legend,) = maml_rl.plot_learning_curves([runs[0]], labels=[7]).legends
+    assert legend.get_texts()[0].get_text().startswith("7")
+
+
 def test_tasks_are_a_map_of_goals(results):
     figure = maml_rl.plot_tasks(results[0], label="ours")
     assert "ours" in figure.get_suptitle()
@@ -96,10 +104,14 @@ def test_what_cannot_be_compared_is_refused(runs, results):
     agent = maml_rl.load(runs[0])
     others = maml_rl.evaluate(agent, **SIZES, seed=1)
     shorter = maml_rl.evaluate(agent, **SIZES | {"num_steps": 1})
+    more = maml_rl.evaluate(agent, **SIZES | {"num_episodes": 3})
+    mean = maml_rl.evaluate(agent, **SIZES, deterministic=True)
     same = dataclasses.replace(results[0], tasks=[results[0].tasks[0]] * 3)
     for evaluations, message in (
         ({"a": results[0], "b": others}, "different tasks"),
         ([results[0], shorter], "equally many adaptation steps, got 1 and 2"),
+        ([results[0], more], "equally many episodes per step, got 2 and 3"),
+        ({"a": results[0], "b": mean}, "differ in actions: sampled and mean"),
         ({}, "must not be empty"),
         ([], "expected the result of maml_rl.evaluate"),
         ("runs/point", "expected the result of maml_rl.evaluate"),

@@ -181,6 +181,21 @@ def _config(tmp_path: Path, dynamics: dict[str, Any]) -> Config:
     )
 
 
+def test_choices_with_gaps_are_not_a_range(tmp_path: Path) -> None:
+    for choices, expected in (([0, 1, 2], (0, 2)), ([0, 2], None), ([1], (1, 1))):
+        config = _config(tmp_path, {"disabled_joint": choices})
+        assert trained_range(config, "disabled_joint") == expected
+
+
+def test_changes_at_different_times_with_a_short_common_part_have_no_time_to_recover() -> None:
+    rewards = np.ones((20, 100))
+    rewards[:19, 5:20] = 0.0
+    steps = np.array([5] * 19 + [92])
+    result = response(rewards, steps, np.ones(20))
+    assert result is not None
+    assert (result.num_recovered, recovery_text(result)) == (20, "–")
+
+
 def test_ranges_in_training_of_a_change(tmp_path: Path) -> None:
     without = _config(tmp_path, {"body_mass": [0.5, 2.0]})
     assert trained_range(without, "changed/body_mass") == (0.5, 2.0)

@@ -167,9 +167,10 @@ def test_gains_are_over_the_tasks_that_failed_in_no_run():
     nominal.evaluations[0].returns[1, 0] = np.nan
     _, ours = tables.gains(changed(entries))
     before, after, gain = map(float, ours[2:5])
-    # 14 tasks of three points, with mean returns of 10, 20.5 and 30.
-    assert (before, after) == (-1000.0, 20.0 + round((4 * 0.5) / 14, 1))
+    # Three points of equal weight, with mean returns of 10, 20.5 and 30, as in the first table.
+    assert (before, after) == (-1000.0, round((10 + 20.5 + 30) / 3, 1))
     assert gain == pytest.approx(after - before, abs=0.11)
+    assert after == round(float(result.curves("ours", "inside")[:, 1].mean()), 1)
 
 
 def test_success_is_over_the_tasks_of_the_return():

@@ -16,6 +16,7 @@ from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
+from maml_rl.analysis.tasks.words import value_key
 
 NUM_TASKS = 24
 RNG = np.random.default_rng(0)
@@ -35,6 +36,17 @@ def evaluation(returns: np.ndarray, names: list[str], *, is_episode: bool = Fals
     )
     returns = returns[..., None]
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
+
+
+def test_ends_of_an_axis_have_the_names_of_values() -> None:
+    comparison = methods(["x", "y", "z"])
+    first, last = (float(VALUES[:, 0].min()), float(VALUES[:, 0].max()))
+    for entry in comparison.main:
+        entry.evaluations[0].description["task_value_names"] = {
+            "x": {value_key(first): "backward", value_key(last): "forward"}
+        }
+    texts = [text.get_text() for text in parallel_figures(comparison)[0].axes[0].texts]
+    assert {"backward", "forward"} < set(texts)
 
 
 def methods(names: list[str], *, first: np.ndarray | None = None) -> Comparison:

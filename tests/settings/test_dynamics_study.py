@@ -300,7 +300,7 @@ def walker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("walker")
 def test_integer_arguments_stay_integers():
-    legs = study(env="Walker-v0", flags=("--env.dynamics.num_legs=[4, 6]", *MASS_ARGUMENT))
+    legs = study(env="Walker-v0", flags=("--env.dynamics.num_legs=[4, 5, 6]", *MASS_ARGUMENT))
     assert legs.sweeps()["num_legs"] == (4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
     (value,) = legs.env_at({"num_legs": 6.0}, observe_task=False).kwarg_ranges["num_legs"][
         "choices"
@@ -324,7 +324,11 @@ MASS_ARGUMENT = ("--env.dynamics.mass={low: 2, high: 6}",)
         ("Pendulum-v1", ("--env.dynamics.g={low: 9, high: 1}",), "'g' must be a range"),
         ("Walker-v0", ("--env.dynamics.gait=[trot, run]",), "gait VALUE.*default: num_legs, mass$"),
         ("Walker-v0", ("--env.dynamics.torque=[1, 2]",), "torque.*no number.*--env.torque VALUE"),
-        ("Walker-v0", ("--env.dynamics.mass=[a, b]",), "--dynamics mass must be.*got no numbers"),
+        (
+            "Walker-v0",
+            ("--env.dynamics.mass=[a, b]",),
+            "--dynamics mass must be.*got no range",
+        ),
     ],
 )
 def test_arguments_that_cannot_vary_are_refused(env, flags, message):

@@ -21,6 +21,8 @@ from helpers.commands import Result
 
 import maml_rl
 from maml_rl.agents.from_scratch import LearningCurve, PPOSettings
+from maml_rl.analysis.comparison.compare import Subject
+from maml_rl.analysis.comparison.subjects import subjects_of_baselines
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.analysis.recording import record
 from maml_rl.cli import main
@@ -553,6 +555,26 @@ def test_results_of_another_ppo_are_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_baselines_of_other_settings_have_a_row_of_their_own(run: Path, tmp_path: Path) -> None:
+    """Two runs of equal settings, whose baselines were trained with different step sizes."""
+    subjects = []
+    for seed, step_size in ((0, "0.1"), (1, "0.7")):
+        folder = tmp_path / f"run{seed}"
+        shutil.copytree(run, folder, ignore=shutil.ignore_patterns("baselines"))
+        config = baseline_config(folder, "random", seed=seed)
+        baseline = make_policy_baseline("random", config)
+        settings = yaml.safe_load((baseline / "config.yaml").read_text())
+        settings["inner"]["step_size"] = float(step_size)
+        (baseline / "config.yaml").write_text(yaml.safe_dump(settings))
+        subjects.append(Subject("maml", folder, maml_rl.load(folder), 1))
+    baselines = subjects_of_baselines(subjects, torch.device("cpu"), None, with_oracle=True)
+    assert [one.label for one in baselines] == [
+        "random, step_size 0.1",
+        "random, step_size 0.7",
+    ]
+
+
 def test_baselines_of_a_pretrained_policy_are_found_by_its_name(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

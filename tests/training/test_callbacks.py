@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -434,6 +435,16 @@ def test_a_metric_may_be_missing_after_a_failed_update(missing_in: int, last: in
         metrics = {"update/failed": 0.0, "update/kl": value}
         callback.on_iteration(run, {"update/failed": 1.0} if i == missing_in else metrics)
         assert (run.reason is not None) == (i == last)
+
+
+def test_a_metric_without_a_value_yet_does_not_stop() -> None:
+    callback = StopOnPlateau("my/number", patience=2)
+    reasons = []
+    for i, value in enumerate([math.nan, math.nan, math.nan, 1.0, math.nan, 0.5], 1):
+        run = FakeRun(i)
+        callback.on_iteration(run, {"my/number": value})
+        reasons.append(run.reason is not None)
+    assert reasons == [False] * 5 + [True]
 
 
 def test_a_metric_that_was_logged_before_may_be_missing() -> None:

@@ -61,7 +61,9 @@ def _draw(
 
 def spread_of(entries: Sequence[Entry]) -> str:
     """Describe the bands and thin lines of entries, for a title."""
-    num_runs = {len(entry.evaluations) for entry in entries}
+    num_runs = {
+        len(entry.evaluations) for entry in entries if np.isfinite(entry.interval).all(1).any()
+    }
     most = max(num_runs, default=0)
     parts = []
     if 1 in num_runs and most > FEW_RUNS:
@@ -82,7 +84,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     """
     figure = new_figure(6, 4.4)
     axes = figure.subplots()
-    most = max(int(entry.episodes_used[-1]) for entry in comparison.main)
+    most = max(int(entry.episodes_used[-1]) for entry in comparison.main) or 1
     styles = styles_of(comparison)
     for entry in comparison.main:
         style = styles[entry.label]
@@ -322,6 +324,8 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
     all_axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.remove()
+    spread = np.nanmax(returns) - np.nanmin(returns)
+    digits = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 2
     units = comparison.settings["task_units"]
     names = comparison.settings["task_value_names"]
     for axes, values, title in zip(all_axes, returns, titles, strict=False):
@@ -337,10 +341,10 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
         # Numbers, in a colour that contrasts.
         for (row, column), value in np.ndenumerate(values):
             color = "black" if image.norm(value) > 0.55 else "white"
-            text = f"{round(value)}" if np.isfinite(value) else "none"
+            text = f"{value:.{digits}f}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, parse_math=False)
         axes.set_xlabel(with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [value_text(x_name, x, names) for x in columns])
         axes.set_yticks(range(len(rows)), [value_text(y_name, y, names) for y in rows])

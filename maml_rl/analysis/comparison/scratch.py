@@ -41,10 +41,7 @@ class Scratch:
             UserError: if the file is damaged.
         """
         try:
-            curves = [
-                curve for curve in read_json(path, LONGEST_TABLE)["tasks"] if curve["task"] in tasks
-            ]
-            indices = tuple(list(tasks).index(curve["task"]) for curve in curves)
+            curves, indices = _of_tasks(read_json(path, LONGEST_TABLE)["tasks"], tasks)
             steps = np.array([curve["num_env_steps"] for curve in curves], float)
             returns = np.array([curve["returns"] for curve in curves], float)
             if curves:
@@ -58,10 +55,24 @@ class Scratch:
         return cls(
             label="PPO from scratch",
             source=path,
-            tasks=indices,
+            tasks=tuple(indices),
             num_env_steps=steps[0],
             returns=returns,
         )
+
+
+def _of_tasks(
+    curves: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """Return the curves of the evaluation's tasks, and the index of each; equal tasks differ."""
+    chosen, indices = [], []
+    for curve in curves:
+        equal = (i for i, task in enumerate(tasks) if task == curve["task"] and i not in indices)
+        index = next(equal, None)
+        if index is not None:
+            chosen.append(curve)
+            indices.append(index)
+    return chosen, indices
 
 
 def _check_curves(steps: np.ndarray, returns: np.ndarray) -> None:

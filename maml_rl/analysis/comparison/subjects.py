@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,12 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
 from maml_rl.analysis.comparison.compare import Subject, label_of
 from maml_rl.analysis.evaluation import default_num_steps
-from maml_rl.analysis.run_labels import check_different, labels_of, settings_of_runs
+from maml_rl.analysis.run_labels import (
+    check_different,
+    group_settings,
+    labels_of,
+    settings_of_runs,
+)
 from maml_rl.errors import UserError
 from maml_rl.runs.baselines import POLICIES, baseline_folder
 from maml_rl.runs.checkpoint import latest_checkpoint
@@ -97,17 +103,33 @@ def subjects_of_baselines(
     for name in POLICIES:
         if name == "oracle" and not with_oracle:
             continue
+        of_one_name: list[Subject] = []
         for of_run in of_runs:
             folder = baseline_folder(of_run.source, name)
             if latest_checkpoint(folder / "checkpoints") is None:
                 continue
             agent = load_run(folder, device)
             label = name if is_one else f"{name} of {of_run.label}"
-            same_label = [other.agent for other in baselines if other.label == label]
+            same_label = [other.agent for other in of_one_name if other.label == label]
             if not any(_are_equal(other, agent) for other in same_label):
                 steps = default_num_steps(agent) if num_steps is None else num_steps
-                baselines.append(Subject(label, folder, agent, 0 if name == "oracle" else steps))
+                of_one_name.append(Subject(label, folder, agent, 0 if name == "oracle" else steps))
+        baselines += _by_settings(of_one_name)
     return baselines
+
+
+def _by_settings(baselines: Sequence[Subject]) -> list[Subject]:
+    """Name the settings in labels of baselines that share a label, but not their settings."""
+    result = []
+    for one in baselines:
+        alike = [other for other in baselines if other.label == one.label]
+        settings = [group_settings(other.agent.config) for other in alike]
+        different = [each for i, each in enumerate(settings) if each not in settings[:i]]
+        if len(different) > 1:
+            name = labels_of(different)[different.index(group_settings(one.agent.config))]
+            one = replace(one, label=f"{one.label}, {name}")
+        result.append(one)
+    return result
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:

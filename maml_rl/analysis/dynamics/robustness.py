@@ -116,8 +116,8 @@ class Robustness:
         """
         entries = [entry for where in REGIONS for entry in self.swept(label, where)]
         tenths = []
-        for returns in returns_of_runs(entries):
-            valid = np.sort(returns[~np.isnan(returns)])
+        returns = returns_of_runs(entries)
+        for valid in np.sort(returns[:, ~np.isnan(returns).any(axis=0)]):
             tenths.append(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
         return np.array(tenths)
 

@@ -232,18 +232,18 @@ def failure_notes(robustness: Robustness) -> list[str]:
 
 def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     """Return the mean before and after adaptation, the gain and its interval, of one method."""
-    after = returns_of_runs(entries)
     if not entries[0].adapts:
-        return ["–", f"{mean_of_valid(after, (0, 1)):.1f}", "–", "–"]
-    before = returns_of_runs(entries, 0)
+        return ["–", f"{run_means(entries).mean():.1f}", "–", "–"]
+    points = []
+    for entry in entries:
+        # Both means over the same tasks: without those that failed in any run.
+        stages = np.stack([returns_of_runs([entry], 0), returns_of_runs([entry])])
+        points.append(mean_of_valid(stages[:, :, ~np.isnan(stages).any(axis=(0, 1))], 2))
+    before, after = mean_of_valid(np.stack(points), 0)
     gains = after - before
-    # All three over the same tasks: without those that failed in any run.
-    is_valid = ~np.isnan(gains).any(axis=0)
-    before, after, gains = (one[:, is_valid] for one in (before, after, gains))
     # A single run has no interval: its returns on several points are not independent.
-    interval = "–" if len(gains) == 1 else interval_text(mean_interval(mean_of_valid(gains, 1)))
-    means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]
-    return [*(f"{mean:.1f}" for mean in means), interval]
+    interval = "–" if len(gains) == 1 else interval_text(mean_interval(gains))
+    return [*(f"{one.mean():.1f}" for one in (before, after, gains)), interval]
 
 
 def _mean_cells(means: np.ndarray) -> list[str]:

@@ -26,11 +26,14 @@ from maml_rl.analysis.report.html import (
     report_html,
     sweep_plot,
 )
-from maml_rl.analysis.statistics import Response
+from maml_rl.analysis.statistics import Response, recovery_text
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole
+
+_KINDS = ("svg", "png", "pdf")
+"""Of files of plots."""
 
 
 def write_report(
@@ -52,6 +55,7 @@ def write_report(
         learning_curves: of its runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    had_report = (folder / "results.json").exists()
     others = "drawn for each task" if robustness is None else "nominal"
     plots = _plots(comparison, trained or {}, others)
     unseen = None if robustness is None else unseen_adaptation_figure(robustness)
@@ -59,27 +63,30 @@ def write_report(
         plots[UNSEEN_ADAPTATION] = unseen
     if learning_curves is not None:
         plots[LEARNING_CURVES] = learning_curves
+    # Draw all plots before the first file is written.
+    files: dict[str, dict[str, bytes]] = {}
+    for name, figure in plots.items():
+        fix_layout(figure)
+        files[name] = {kind: encoded(figure, kind) for kind in _KINDS}
     # Tables.
     content = _finite({**_content(comparison, robustness), "versions": versions()})
     write_whole(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_whole(folder / "results.csv", _csv(comparison))
     # Plots.
-    svgs = {}
-    for name, figure in plots.items():
-        fix_layout(figure)
-        svgs[name] = encoded(figure, "svg")
-        write_whole(folder / f"{name}.svg", svgs[name])
-        for kind in ("png", "pdf"):
-            write_whole(folder / f"{name}.{kind}", encoded(figure, kind))
+    for name, kinds in files.items():
+        for kind, image in kinds.items():
+            write_whole(folder / f"{name}.{kind}", image)
     # Report.
+    svgs = {name: kinds["svg"] for name, kinds in files.items()}
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
-    numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
+    numbered = ("tasks", "tasks_[0-9]*", "parallel", "parallel_[0-9]*")
     names = ("adaptation", UNSEEN_ADAPTATION, "change", LEARNING_CURVES, "scratch")
-    for pattern in (f"{name}.*" for name in (*names, *numbered, "sweep_*", "grid_*")):
-        for path in folder.glob(pattern):
-            if path.stem not in plots:
-                path.unlink()
+    for name in (*names, *numbered, "sweep_*", "grid_*") if had_report else ():
+        for kind in _KINDS:
+            for path in folder.glob(f"{name}.{kind}"):
+                if path.stem not in plots:
+                    path.unlink()
 
 
 def _plots(
@@ -205,6 +212,7 @@ def _change_values(entry: Entry, k: int, value: Response) -> dict[str, Any]:
             "reward_at_end": end,
         },
         "interval_over": entry.over,
+        "recovery": recovery_text(value),
         "control_steps_to_recover": value.recovery if value.lasts else None,
         "num_recovered_tasks": value.num_recovered,
         "control_steps": value.steps.tolist(),

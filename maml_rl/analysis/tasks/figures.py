@@ -15,7 +15,7 @@ from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.comparison.figures import name_ticks, subject_of
 from maml_rl.analysis.figures import finish_figure, line_style, new_figure, set_title
-from maml_rl.analysis.tasks.words import with_unit
+from maml_rl.analysis.tasks.words import value_key, with_unit
 
 _MAX_PANELS = 40
 _MAX_COORDINATES = 12
@@ -226,13 +226,15 @@ def _parallel_coordinates(
         axes.plot(places, heights[i], color=color, linewidth=1.4, alpha=0.85)
     # An axis for each value, with its least and greatest.
     units = comparison.settings["task_units"]
+    value_names = comparison.settings["task_value_names"]
     for place, name in zip(places, names, strict=True):
         axes.axvline(place, color="0.6", linewidth=0.8, zorder=0)
         for end, height, align in (
             (values[name].min(), -0.02, "top"),
             (values[name].max(), 1.02, "bottom"),
         ):
-            axes.text(place, height, f"{end:.3g}", ha="center", va=align, fontsize=8)
+            text = value_names.get(name, {}).get(value_key(end), f"{end:.3g}")
+            axes.text(place, height, text, ha="center", va=align, fontsize=8)
     labels = [with_unit(name, units) for name in names]
     note = "each line is a task"
     if is_valid.sum() >= _LEAST_TASKS_OF_A_CORRELATION:

@@ -33,7 +33,14 @@ def with_unit(name: str, units: Mapping[str, str]) -> str:
 
 def value_text(name: str, value: float, names: ValueNames) -> str:
     """Return the name of a value of the parameter ``name``, else the number: ``"0.5"``."""
-    return names.get(name, {}).get(value_key(value), f"{value:.4g}")
+    is_count = float(value).is_integer() and abs(value) < 1e9
+    text = f"{value:.0f}" if is_count else f"{value:.4g}"
+    return names.get(name, {}).get(value_key(value), text)
+
+
+def number_text(value: float) -> str:
+    """Return a number with two digits after the point, or three significant ones."""
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
 
 
 def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
@@ -60,6 +67,6 @@ def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
             continue
         if isinstance(value, float):
             is_count = value.is_integer() and not unit
-            text = f"{value:.0f}" if is_count else f"{value:.2f}"
+            text = f"{value:.0f}" if is_count else number_text(value)
         parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
     return parts

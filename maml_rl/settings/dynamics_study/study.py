@@ -214,7 +214,7 @@ class DynamicsStudy:
         """
         trained = trained_range(replace(self.base, env=self.dynamics.varied), name)
         if trained is None or trained[0] == trained[1]:
-            got = "no numbers" if trained is None else f"the value {trained[0]:g}"
+            got = "no range without gaps" if trained is None else f"the value {trained[0]:g}"
             raise UserError(
                 f"--dynamics {name} must be a range in training, such as {name}=0.5:2, got {got}"
             )
