@@ -309,13 +309,14 @@ def test_every_report_names_the_step_sizes(
     assert f"{note}." in html
 
 
-def test_runs_that_chose_differently_are_listed_in_their_order(whole: Path, tmp_path: Path) -> None:
+def test_runs_that_chose_differently_are_listed_by_their_seeds(whole: Path, tmp_path: Path) -> None:
     agent = maml_rl.load(whole)
     agents = [agent.with_state(maml_learner.with_test_factors(agent.state, [f])) for f in (1, 0.5)]
     both = [each.evaluate(num_tasks=2, num_episodes=2, num_steps=1) for each in agents]
     comparison = Comparison([Entry("ours", (Path("a"), Path("b")), tuple(both), {})])
     sizes = ["30 (inner.step_size)", "15 (inner.step_size)"]
-    line = "; ".join(f"adaptation step sizes after training: {size}" for size in sizes)
+    seed = f"seed {agent.config.seed}"
+    line = "; ".join(f"{seed}: adaptation step sizes after training: {size}" for size in sizes)
     assert f"ours (2 runs): {line}" in comparison.table().splitlines()
     write_report(tmp_path, comparison)
     result = json.loads((tmp_path / "results.json").read_text())["results"][0]
