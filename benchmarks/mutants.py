@@ -395,7 +395,7 @@ MUTANTS = [
     Mutant("maml_rl/agents/sb3_import.py", "(given | settings.keys())", "given", "settings of the network in another spelling"),
     Mutant("maml_rl/agents/learner_checkpoint.py", 'if "context" not in initial.tensors.get("theta", {}):', "if True:", "a saved learner without its context"),
     Mutant("maml_rl/runs/pretrained.py", "folder = run.resolve()", "folder = run", "results written into the package"),
-    Mutant("maml_rl/analysis/run_labels.py", '"warp" if config.engine == "warp" else "mujoco"', "config.engine", "engines told apart that are the same"),
+    Mutant("maml_rl/analysis/run_labels.py", '"warp" if config.engine == "warp" else "mujoco"', "config.engine", "two names of one engine as different settings"),
     Mutant("maml_rl/env_flags.py", "if name in names:", "if False:", "dynamics set twice"),
     Mutant("envs/engines/mujoco.py", "np.allclose(data.xaxis[0], (1.0, 0.0, 0.0))", "np.allclose(model.jnt_axis[0], (1.0, 0.0, 0.0))", "a push along the body's axis"),
     Mutant("maml_rl/agents/episode_log.py", "np.logical_or.reduce(list(flags.values()))", "list(flags.values())[-1]", "only the last flag ends an episode of a log"),
