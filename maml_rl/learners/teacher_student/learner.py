@@ -200,9 +200,11 @@ class TeacherStudent(Learner):
             "the return after k steps is that of episode k + 1; the student's memory adapts within "
             "it, too"
         )
-        done = state.counters["iteration"]
-        if 0 < done <= state.counters[TEACHER_ITERATIONS]:
-            note = f"the student is untrained: {counted(done, 'iteration')} trained the teacher"
+        # Not by counters: saved agents have none.
+        initial = self.initial_state().tensors["student"]
+        student = state.tensors["student"]
+        if all(torch.equal(value, student[name]) for name, value in initial.items()):
+            note = "the student is untrained: only the teacher learns at first"
         return {"note": note}
 
     def plain_module(
