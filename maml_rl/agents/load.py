@@ -25,7 +25,9 @@ from maml_rl.system.untrusted_files import user_path
 
 
 def load(
-    run: str | Path, device: str = "cpu", iteration: int | Literal["best"] | None = None
+    run: str | Path,
+    device: str | torch.device = "cpu",
+    iteration: int | Literal["best"] | None = None,
 ) -> Agent:
     """Load the agent of a run, or a pretrained one of the package.
 
@@ -45,7 +47,7 @@ def load(
         raise UserError(
             f"a run must be a folder, or a name from maml_rl.pretrained_names(); got {run!r:.100}"
         )
-    return load_run(user_path(run), resolve_device(device), iteration)
+    return load_run(user_path(run), resolve_device(str(device)), iteration)
 
 
 @standard_torch()

@@ -34,11 +34,10 @@ def generalized_advantages(
     return returns_to_go(rewards + discount * next_values - values, discount * gae_lambda)
 
 
-_ROUNDING = 5e-5
-"""Largest ratio at which a task's advantages count as rounding errors.
+_ROUNDING = 1e-6
+"""Largest ratio at which a task's advantages count as rounding errors, of its rewards in float32.
 
-The ratio is their standard deviation, divided by the root mean square of the baseline's values. In
-float32 rounding errors reach 3e-5.
+The ratio is their standard deviation, divided by the root mean square of the baseline's values.
 """
 
 
@@ -55,7 +54,8 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
         (T, E, H).
     """
     centred = centred_per_task(advantages, mask, smallest)
-    return centred / (_root_mean_square(centred, mask) + 1e-8)
+    std = _root_mean_square(centred, mask)
+    return centred / torch.where(std == 0, 1.0, std)
 
 
 def centred_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | float = 0.0) -> Tensor:
@@ -132,11 +132,13 @@ def _advantages(
     config: BaselineConfig,
     normalize: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    """Advantages over ``values``, (T, E, H), passed through ``normalize``."""
-    advantages = generalized_advantages(
-        episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
-    )
-    if normalize is None:
-        return advantages
-    smallest = _ROUNDING * _root_mean_square(values, episodes.mask)
-    return normalize(advantages, episodes.mask, smallest)
+    """Advantages over ``values``, (T, E, H), passed through ``normalize``.
+
+    They are computed in float64: they can be small differences of large returns.
+    """
+    rewards = (episodes.rewards * episodes.mask).double()
+    advantages = generalized_advantages(rewards, values, config.discount, config.gae_lambda)
+    if normalize is not None:
+        smallest = _ROUNDING * _root_mean_square(values, episodes.mask)
+        advantages = normalize(advantages, episodes.mask, smallest)
+    return advantages.to(episodes.rewards.dtype)

@@ -65,11 +65,11 @@ def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Te
 
     Returns:
         (T, 2 · number of entries + 5, E, H), or (T, 5, E, H) with more than
-        ``MOST_FEATURE_ENTRIES`` entries: features first, so that sums over states read contiguous
-        memory.
+        ``MOST_FEATURE_ENTRIES`` entries, float64: features first, so that sums over states read
+        contiguous memory.
     """
     num_tasks, num_episodes, horizon = mask.shape
-    t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
+    t = torch.arange(horizon, dtype=torch.float64, device=observations.device) / 100
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
     # Return-to-go of a constant reward, (T, H): amax is the mask of the longest episode.
     constant = returns_to_go(mask.amax(dim=1).to(t), discount)
@@ -101,8 +101,8 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression; return its values.
 
-    The normal equations are solved in float64. If a task's matrix is singular in spite of the
-    ridge, its ridge is multiplied by ten until it is not. A task whose equations are not finite
+    Returns, normal equations and values are in float64. If a task's matrix is singular in spite of
+    the ridge, its ridge is multiplied by ten until it is not. A task whose equations are not finite
     gets NaN.
 
     Args:
@@ -113,7 +113,7 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     Returns:
         (T, E, H) values, zero after an episode's end.
     """
-    returns = returns_to_go(episodes.rewards * episodes.mask, discount)
+    returns = returns_to_go((episodes.rewards * episodes.mask).double(), discount)
     device = episodes.mask.device
     if device.type != "cpu":
         # The first use of a GPU's linear algebra loads a library. If that happens in two threads at
@@ -129,8 +129,8 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
 def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) -> Tensor:
     """Values of a block of tasks, fitted to ``returns`` (T, E, H)."""
     features = baseline_features(episodes.observations, episodes.mask, discount)
-    x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
-    y = episodes.flat(returns).double()[..., None]
+    x = features.mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
+    y = episodes.flat(returns)[..., None]
     # Normal equations. A non-finite matrix has no Cholesky factor with any ridge: set it to zero,
     # and its moment to NaN, so that the values of the task are NaN.
     gram = x @ x.mT
@@ -148,4 +148,4 @@ def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) 
             break
         ridges = torch.where(failed[:, None, None] > 0, 10 * ridges, ridges)
     values = torch.cholesky_solve(moment, factor).mT @ x
-    return values.to(episodes.rewards.dtype).reshape(episodes.rewards.shape)
+    return values.reshape(episodes.rewards.shape)

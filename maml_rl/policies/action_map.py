@@ -42,7 +42,7 @@ class ActionMap:
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
         low, high, offset, gain = self._scalars
         actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
-        return actions.clip(low, high)
+        return actions.clip(low, high).astype(self.space.dtype, copy=False)
 
     def for_tensors(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the map for Box actions as tensors on a device: (N, action_size) to the same."""
@@ -85,7 +85,8 @@ class ActionMap:
 
 def has_two_bounds(space: spaces.Box) -> np.ndarray:
     """Return whether each dimension has a lower and an upper bound, bool of the space's shape."""
-    return (space.low > -_LARGEST_BOUND) & (space.high < _LARGEST_BOUND)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return (low > -_LARGEST_BOUND) & (high < _LARGEST_BOUND)
 
 
 def have_same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:

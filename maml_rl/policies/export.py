@@ -55,9 +55,13 @@ class PlainPolicy(nn.Module):
         if plain.log_std is not None:
             self.register_buffer("log_std", plain.log_std.clone())
         if not self.discrete:
-            for name in ("low", "high"):
-                bound = getattr(action_space, name).astype(np.float32)
-                self.register_buffer(name, torch.from_numpy(bound))
+            for name, inwards in (("low", np.inf), ("high", -np.inf)):
+                bound = getattr(action_space, name)
+                single = bound.astype(np.float32)
+                # A float64 bound may be rounded outwards.
+                is_outside = single < bound if name == "low" else single > bound
+                single = np.where(is_outside, np.nextafter(single, np.float32(inwards)), single)
+                self.register_buffer(name, torch.from_numpy(single))
 
     def examples(self) -> dict[str, Tensor]:
         """Inputs of the forward pass by name, each (2, ...)."""

@@ -20,7 +20,7 @@ from maml_rl.policies.latent import LATENT_LOG_STD, LATENT_MEAN, latent_distribu
 from maml_rl.policies.network_policy import make_network_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, glorot_uniform
-from maml_rl.policies.plain_network import PlainModule, PlainNetwork, folded
+from maml_rl.policies.plain_network import PlainModule, PlainNetwork, folded, input_module
 from maml_rl.policies.policy import Policy, Sampler
 from maml_rl.settings.policy import Nonlinearity, PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -174,9 +174,13 @@ class MLPPolicy(Policy):
     def plain_module(
         self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
     ) -> PlainModule:
-        """Return :meth:`plain_network` as linear layers with activations between them."""
-        network = self.plain_network(theta, normalizer, action_map)
-        modules = nn.Sequential(*linear_modules(network))
+        """Return normalisation, and :meth:`plain_network` without it as linear layers.
+
+        Normalisation stays apart: folded in single precision, it is inexact where the mean of an
+        observation is many times its deviation.
+        """
+        network = self.plain_network(theta, None, action_map)
+        modules = nn.Sequential(input_module(normalizer), *linear_modules(network))
         return PlainModule(modules, network.log_std, self.observation_shape)
 
     def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """A policy as a plain network from raw observations to the environment's actions.
 
 Other libraries then get the same distribution without the normaliser and the action map. In a
-multilayer perceptron, observation normalisation and an adapted context become part of the first
-layer, gain and offset of the action map part of the last one. The network does not clip actions.
+multilayer perceptron, an adapted context becomes part of the first layer, gain and offset of the
+action map part of the last one. Observation normalisation is a module before it; for
+Stable-Baselines3 it becomes part of the first layer, too. The network does not clip actions.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ def folded(
 ) -> PlainNetwork:
     """Fold normalisation and action map into a network; without ``log_std``, normalisation only.
 
-    Products are computed in float64 and rounded once, so distributions agree to rounding.
+    Products are computed in float64 and rounded once, so distributions agree to rounding, unless
+    the mean of an observation is many times its standard deviation: then the first layer is the
+    small difference of two large numbers.
 
     Args:
         network: from normalised observations to the policy's outputs.

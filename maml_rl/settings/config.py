@@ -140,15 +140,24 @@ class Config:
         "max_failed_share": Real(0, 1),
         **dict.fromkeys(("meta_batch_size", "num_episodes", "horizon"), Integer(1, 1_000_000)),
     }
+    GROUPS: ClassVar[Mapping[str, type]] = {
+        "env": EnvConfig,
+        "learner": LearnerConfig,
+        "policy": PolicyConfig,
+        "inner": InnerConfig,
+        "outer": OuterConfig,
+        "baseline": BaselineConfig,
+        "logging": LoggingConfig,
+    }
 
     def __post_init__(self) -> None:
         if isinstance(self.callbacks, str):
             object.__setattr__(self, "callbacks", (self.callbacks,))
         check_ranges(self, "")
-        if not isinstance(self.outer, OuterConfig):
-            raise ValueError(f"outer must be an OuterConfig, got {self.outer!r:.200}")
-        if not isinstance(self.learner, LearnerConfig):
-            raise ValueError(f"learner must be a LearnerConfig, got {self.learner!r:.200}")
+        for group, kind in self.GROUPS.items():
+            value = getattr(self, group)
+            if not isinstance(value, kind):
+                raise ValueError(f"{group} must be of type {kind.__name__}, got {value!r:.200}")
         # What config.yaml holds must be read as the same class
         expected = learner_class(self.learner.name)
         if type(self.learner) is not expected:

@@ -62,7 +62,10 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
             the wrong type or is out of range.
     """
     from_file, is_complete = read_config_file(str(file)) if file is not None else ({}, False)
-    settings = expanded(settings)
+    # EnvConfig converts arguments of the environment.
+    settings = expanded(
+        {name: one if name == "env" else plain_values(one) for name, one in settings.items()}
+    )
     env_name = name_of(settings, "env", name_of(from_file, "env", EnvConfig.name))
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)
@@ -123,6 +126,12 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         UserError: as :func:`load_config`.
     """
     # Check values and flags against the settings of this environment, learner and outer step
+    for name in values:
+        group, dot, setting = str(name).partition(".")
+        if dot:
+            raise UserError(
+                f"{name!r} in {source}: write a setting of a group as {group}: {{{setting}: VALUE}}"
+            )
     values, names = _with_names(values, argv)
     env_name = names.env
     learner: type = learner_class(names.learner)

@@ -40,8 +40,14 @@ _NOT_OF_FAMILIES = ENV_SETTINGS - {"name", "observe_task"}
 """Settings that only environments without a task family have."""
 
 # What jsonargparse writes about a setting that takes values of several types.
-_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: ?(.*)"
-_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "NoneType": "null"}
+_SEVERAL_TYPES = r"(.*): Does not validate.* Subtypes: \[(.+?)\] Errors: .* Given value: ?(.*)"
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "tuple": "a list of strings",
+    "NoneType": "null",
+}
 _REPLACED = {
     "a <class 'int'>": "an integer",
     "a <class 'float'>": "a number",
@@ -99,7 +105,8 @@ def plain_message(message: str) -> str:
     several = re.fullmatch(_SEVERAL_TYPES, text)
     if several is not None:
         setting, types, value = several.groups()
-        expected = " or ".join(_TYPES.get(name, name) for name in re.findall(r"'(\w+)'", types))
+        names = re.findall(r"tuple|(?<=')\w+", types)
+        expected = " or ".join(_TYPES.get(name, name) for name in names)
         return f"{setting}: Expected {expected}. Got value: {value}"
     for python, plain in _REPLACED.items():
         text = text.replace(python, plain)

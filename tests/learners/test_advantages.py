@@ -188,15 +188,35 @@ class TestConstantReward:
         episodes = dataclasses.replace(whole_episodes(observations, mask.clone()), mask=mask)
         assert not with_advantages(episodes, BaselineConfig()).advantages.any()
 
-    def test_a_small_signal_beside_it_is_kept(self) -> None:
+    @pytest.mark.parametrize("gae_lambda", [0.0, 0.95, 1.0])
+    @pytest.mark.parametrize(("horizon", "size"), [(100, 1e-2), (100, 1e-3), (1000, 1e-3)])
+    def test_a_small_signal_beside_it_is_kept(
+        self, horizon: int, size: float, gae_lambda: float
+    ) -> None:
         rng = torch.Generator().manual_seed(0)
-        shape = (2, 20, 100)
-        rewards = 1.0 + 0.01 * torch.randn(shape, generator=rng)
+        shape = (2, 20, horizon)
+        rewards = 1.0 + size * torch.randn(shape, generator=rng)
         episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), rewards)
-        out = with_advantages(episodes, BaselineConfig())
+        config = BaselineConfig(gae_lambda=gae_lambda)
+        out = with_advantages(episodes, config)
         torch.testing.assert_close(
             out.advantages.flatten(1).std(1), torch.ones(2), rtol=1e-3, atol=0
         )
+        in_double = whole_episodes(episodes.observations.double(), rewards.double())
+        expected = with_advantages(in_double, config).advantages
+        torch.testing.assert_close(out.advantages.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_the_scale_of_rewards_does_not_matter(scale: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    rewards = torch.randn(2, 20, 100, generator=rng)
+    observations = torch.randn(2, 20, 100, 4, generator=rng)
+    out, expected = (
+        with_advantages(whole_episodes(observations, size * rewards), BaselineConfig()).advantages
+        for size in (scale, 1.0)
+    )
+    torch.testing.assert_close(out, expected)
 
 
 def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episodes:

@@ -111,7 +111,7 @@ class TestFitValues:
         assert horizon > 1
         torch.testing.assert_close(fit_values(whole, DISCOUNT, 1e-10), value, rtol=1e-5, atol=1e-5)
 
-    def test_keeps_the_dtype_of_the_rewards_and_solves_in_float64(self):
+    def test_solves_in_float64_what_is_given_in_float32(self):
         episodes = episodes_of()
         single = dataclasses.replace(
             episodes,
@@ -121,9 +121,9 @@ class TestFitValues:
             },
         )
         values = fit_values(single, DISCOUNT, RIDGE)
-        assert values.dtype == torch.float32
+        assert values.dtype == torch.float64
         torch.testing.assert_close(
-            values.double(), fit_values(episodes, DISCOUNT, RIDGE), rtol=1e-3, atol=1e-4
+            values, fit_values(episodes, DISCOUNT, RIDGE), rtol=1e-5, atol=1e-6
         )
 
     @pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e9])

@@ -391,10 +391,11 @@ class TestFisherVectorProduct:
             atol=1e-12,
         )
 
-    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("stride", [1, 2, 4])
     def test_default_stride_keeps_about_100_states_of_a_task(self, monkeypatch, stride):
         objective, theta = make_objective(False)
-        num_states = float(objective.batch.query.mask.sum()) / NUM_TASKS
+        stages = (*objective.batch.supports, objective.batch.query)
+        num_states = min(float(stage.mask.sum()) / NUM_TASKS for stage in stages)
         monkeypatch.setattr(trpo, "STATES_PER_TASK", int(num_states / stride))
         vector = torch.ones(len(to_vector(theta)), dtype=torch.float64)
         chosen = fisher_vector_product(objective, theta, state_stride=None)(vector)
@@ -406,6 +407,19 @@ class TestFisherVectorProduct:
         assert trpo.default_state_stride(objective) == 2
         monkeypatch.setattr(trpo, "STATES_PER_TASK", 10**6)
         assert trpo.default_state_stride(objective) == 1
+
+    def test_default_stride_keeps_as_many_where_episodes_before_adaptation_are_short(
+        self, monkeypatch
+    ):
+        objective, _ = make_objective(False)
+        first, *others = objective.batch.supports
+        is_kept = torch.arange(first.mask.shape[-1]) < 2
+        short = dataclasses.replace(first, mask=first.mask * is_kept)
+        batch = objective.batch._replace(supports=(short, *others))
+        num_states = float(short.mask.sum()) / NUM_TASKS
+        monkeypatch.setattr(trpo, "STATES_PER_TASK", int(num_states / 2))
+        assert trpo.default_state_stride(dataclasses.replace(objective, batch=batch)) == 2
+        assert trpo.default_state_stride(objective) > 2
 
     @staticmethod
     def plain_strided_matrix(objective, theta):

@@ -194,8 +194,19 @@ class TestProMP:
         [(0.001, 0.5), (0.0066, 0.5), (0.0067, 1), (0.0149, 1), (0.0151, 2), (1.0, 2)],
     )
     def test_coefficient_adapts_by_the_rule(self, kl, factor):
-        eta = adapted_coefficient(torch.tensor(0.3, dtype=torch.float64), kl, target=0.01)
+        config = ProMPConfig(target_kl=0.01)
+        eta = adapted_coefficient(torch.tensor(0.3, dtype=torch.float64), kl, config)
         assert float(eta) == pytest.approx(0.3 * factor)
+
+    @pytest.mark.parametrize(
+        ("kl", "first", "end"), [(1.0, 5e-4, 100), (0.0, 5e-4, 1e-6), (1.0, 1e3, 1e3), (0, 0, 0)]
+    )
+    def test_coefficient_has_ends(self, kl, first, end):
+        config = ProMPConfig(kl_coefficient=first)
+        eta = torch.tensor(first, dtype=torch.float64)
+        for _ in range(100):
+            eta = adapted_coefficient(eta, kl, config)
+        assert float(eta) == pytest.approx(end)
 
     def test_coefficient_is_carried_on(self):
         objective, theta = make_objective()

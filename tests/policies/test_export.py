@@ -75,6 +75,37 @@ def test_a_standard_deviation_below_the_policys_is_refused() -> None:
         policy.learner.policy.parameters_of(tiny)
 
 
+def test_a_mean_of_observations_far_above_their_deviation_costs_no_precision() -> None:
+    agent = make_agent("normalized")
+    statistics = agent.state.tensors["normalizer"]
+    mean = torch.full((4,), 1000.0, dtype=torch.float64)
+    changed = {**statistics, "mean": mean, "squares": torch.full_like(mean, 0.1)}
+    tensors = {**agent.state.tensors, "normalizer": changed}
+    agent = dataclasses.replace(agent, state=agent.state._replace(tensors=tensors))
+    observations = observations_of(agent)
+    actions = agent.module()(torch.from_numpy(observations)).detach().numpy()
+    np.testing.assert_allclose(actions, expected(agent, observations), rtol=1e-6, atol=1e-6)
+
+
+def test_actions_stay_within_bounds_that_are_no_float32() -> None:
+    space = spaces.Box(-0.1, 0.1, (2,), np.float64)
+    assert float(np.float32(0.1)) > 0.1  # rounds outwards
+    agent = dataclasses.replace(make_agent("plain"), action_space=space)
+    module = agent.module()
+    limits = torch.stack([module.low, module.high]).numpy()
+    np.testing.assert_allclose(limits, [space.low, space.high], rtol=1e-6)
+    for limit in limits:
+        assert limit in space
+
+
+def test_actions_have_the_type_of_their_space() -> None:
+    for kind in (np.float16, np.float32, np.float64):
+        space = spaces.Box(-0.1, 0.7, (2,), kind)
+        (action,) = ActionMap(space, 1.0)(np.full((1, 2), 1e6, np.float32))
+        assert action in space
+        np.testing.assert_array_equal(action, space.high)
+
+
 @pytest.mark.slow
 def test_images_of_a_multilayer_perceptron(tmp_path: Path) -> None:
     run = maml_rl.train(

@@ -479,7 +479,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
             Config(learner=learner)
     with pytest.raises(ValueError, match=r"^learner\.name must be a non-empty string"):
         bandit()
-    with pytest.raises(ValueError, match=r"^learner must be a LearnerConfig"):
+    with pytest.raises(ValueError, match=r"^learner must be of type LearnerConfig"):
         Config(learner="joint")  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import maml_configs
+import numpy as np
 import pytest
 import yaml
 
@@ -206,6 +207,38 @@ def test_a_value_that_makes_no_sense_is_refused(settings):
 def test_a_group_without_settings_is_refused(value):
     with pytest.raises(UserError, match="policy in test must be a mapping of settings, got"):
         resolve({"env": {"name": "PointNavigation"}, "policy": value}, [], source="test")
+
+
+def test_a_setting_with_the_name_of_a_flag_is_refused(tmp_path):
+    """It would be read, but after the names that choose the other settings."""
+    file = tmp_path / "my.yaml"
+    file.write_text("env: PointNavigation\nlearner.name: rl2\n")
+    nested = re.escape("write a setting of a group as learner: {name: VALUE}")
+    with pytest.raises(UserError, match=f"^'learner.name' in {re.escape(str(file))}: {nested}$"):
+        parse_training_arguments(["--config", str(file)])
+    with pytest.raises(UserError, match=f"^'learner.name' in the arguments: {nested}$"):
+        load_config(**{"env": "PointNavigation", "learner.name": "rl2"})
+
+
+def test_numbers_of_numpy_are_numbers():
+    typed = load_config(env="PointNavigation", seed=3, inner={"step_size": 0.5})
+    step_size = np.float32(0.5)
+    read = load_config(env="PointNavigation", seed=np.int64(3), inner={"step_size": step_size})
+    assert read == typed
+
+
+def test_a_group_must_be_of_its_class():
+    values = {"env": "PointNavigation", "inner": {}, "policy": None, "logging": 3}
+    for group, value in values.items():
+        expected = f"^{group} must be of type {Config.GROUPS[group].__name__}, got {value!r}$"
+        with pytest.raises(ValueError, match=expected):
+            Config(**{group: value})
+
+
+def test_callbacks_say_what_they_take():
+    expected = re.escape('"callbacks": Expected a list of strings or a string. Got value: [5]')
+    with pytest.raises(UserError, match=f"^{expected}$"):
+        load_config(env="PointNavigation", callbacks=[5])
 
 
 @pytest.mark.parametrize("setting", ["env.frame_skip", "torch_threads"])

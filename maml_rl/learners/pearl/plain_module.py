@@ -13,7 +13,7 @@ from maml_rl.policies.plain_network import (
     PlainModule,
     PlainNetwork,
     ScaledOutputs,
-    folded,
+    input_module,
     invertible_gain_and_offset,
 )
 
@@ -28,7 +28,7 @@ def latent_module(
 ) -> PlainModule:
     """Return the policy from raw observations to its most probable actions, on the CPU.
 
-    Normaliser and z are folded into the first layer.
+    z is folded into the first layer.
 
     Args:
         networks: the architecture.
@@ -48,10 +48,10 @@ def latent_module(
     biases[0] = biases[0] + latent.cpu().double() @ of_latent
     weights[-1] = weights[-1][:, : networks.action_size]
     biases[-1] = biases[-1][: networks.action_size]
-    layers = tuple(zip(weights, biases, strict=True))
-    network = folded(PlainNetwork(layers, None, "relu"), normalizer, action_map)
+    layers = tuple((w.float(), b.float()) for w, b in zip(weights, biases, strict=True))
     # tanh, in units of the environment's actions.
     gain, offset = invertible_gain_and_offset(action_map)
     to_actions = ScaledOutputs(gain.float() / action_scale, offset)
-    module = nn.Sequential(*linear_modules(network), nn.Tanh(), to_actions)
+    hidden = linear_modules(PlainNetwork(layers, None, "relu"))
+    module = nn.Sequential(input_module(normalizer), *hidden, nn.Tanh(), to_actions)
     return PlainModule(module, None, (networks.observation_size,))

@@ -15,6 +15,9 @@ from maml_rl.settings.learners import ProMPConfig
 _TOLERANCE = 1.5
 """The coefficient η stays the same while the KL is within this factor of its target."""
 
+_RANGE = (1e-6, 100.0)
+"""Ends of η."""
+
 
 def initial_promp(theta: Params, config: ProMPConfig) -> dict[str, Tensor]:
     """The state before the first step: Adam's, and η () float64."""
@@ -40,6 +43,10 @@ def promp_step(
 
     With ``adaptive_kl``, η is halved if the inner KL after the step is below its target by a factor
     of 1.5, and doubled if it is above by the same factor, as in the authors' code.
+
+    Deviation: it stays between 10⁻⁶ and 100, or ``kl_coefficient`` if that is beyond. Adam divides
+    steps by the size of their gradients, so a larger η need not lower the KL, and would double
+    without end; Adam would then remember the size of its gradients for thousands of steps.
 
     Deviation: with several inner steps there is one η for their mean KL, because the steps share
     theta; the authors' code has one for each step.
@@ -69,12 +76,15 @@ def promp_step(
     (kl,) = objective.mean(theta, inner_kl)
     metrics |= {"outer/inner_kl": kl, "outer/kl_coefficient": float(eta)}
     if config.adaptive_kl:
-        eta = adapted_coefficient(eta, kl, config.target_kl)
+        eta = adapted_coefficient(eta, kl, config)
     return dict(theta), {**optimizer, "kl_coefficient": eta}, metrics
 
 
-def adapted_coefficient(eta: Tensor, kl: float, target: float) -> Tensor:
+def adapted_coefficient(eta: Tensor, kl: float, config: ProMPConfig) -> Tensor:
     """η for the next iteration."""
-    if kl < target / _TOLERANCE:
-        return eta / 2
-    return eta * 2 if kl > target * _TOLERANCE else eta
+    if kl < config.target_kl / _TOLERANCE:
+        eta = eta / 2
+    elif kl > config.target_kl * _TOLERANCE:
+        eta = eta * 2
+    least, most = _RANGE
+    return eta.clamp(min(least, config.kl_coefficient), max(most, config.kl_coefficient))

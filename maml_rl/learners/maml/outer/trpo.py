@@ -149,9 +149,13 @@ def _search_metrics(
 
 
 def default_state_stride(objective: MetaObjective) -> int:
-    """The largest stride that keeps ``STATES_PER_TASK`` on average, up to ``MOST_STATE_STRIDE``."""
-    query = objective.batch.query
-    num_states = float(objective.ranks.mean(query.mask.sum((1, 2))[:, None]))
+    """The largest stride that keeps ``STATES_PER_TASK`` on average, up to ``MOST_STATE_STRIDE``.
+
+    It keeps as many of every stage: episodes may be shorter before adaptation than after it.
+    """
+    stages = (*objective.batch.supports, objective.batch.query)
+    means = [objective.ranks.mean(stage.mask.sum((1, 2))[:, None]) for stage in stages]
+    num_states = min(float(mean) for mean in means)
     return max(1, min(MOST_STATE_STRIDE, int(num_states) // STATES_PER_TASK))
 
 
