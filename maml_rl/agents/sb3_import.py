@@ -46,16 +46,17 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
     network = network_of(model)
     # The model determines the architecture, the settings everything else.
     architecture: dict[str, Any] = {
-        "policy.hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
-        "policy.nonlinearity": network.nonlinearity,
-        "policy.network": None,
+        "hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
+        "nonlinearity": network.nonlinearity,
+        "network": None,
     }
-    nested = settings.get("policy", {})
-    given = {f"policy.{name}" for name in nested} if isinstance(nested, Mapping) else set()
-    refused = sorted((given | settings.keys()) & architecture.keys())
-    if refused:
-        raise UserError(f"leave out {', '.join(refused)}: the model determines it")
-    config = load_config(env=env, **settings, **architecture)
+    policy = settings.pop("policy", {})
+    if isinstance(policy, Mapping):  # load_config refuses others
+        refused = sorted(policy.keys() & architecture.keys())
+        if refused:
+            raise UserError(f"leave out policy.{refused[0]}: the model determines it")
+        policy = {**policy, **architecture}
+    config = load_config(env=env, **settings, policy=policy)
     with as_task_vector_env(None, config.env, 1, config.horizon) as envs:
         observation_space = envs.single_observation_space
         action_space = envs.single_action_space
