@@ -110,7 +110,8 @@ def check_class(family: type) -> None:
 
     Raises:
         TypeError: if it is not a dataclass, lacks a member, if ``task_units`` and ``task_limits``
-            have different keys, or if ``task_value_names`` names values of other parameters.
+            have different keys, if ``task_value_names`` names values of other parameters, or if
+            one of ``shown_value`` and ``shown_quantity`` is missing or not what it should be.
     """
     if not dataclasses.is_dataclass(family):
         raise TypeError(
@@ -126,6 +127,13 @@ def check_class(family: type) -> None:
         raise TypeError(
             f"task_units and task_limits of {family.__name__} must have the same keys: {units}, "
             f"{limits}"
+        )
+    quantity = getattr(family, "shown_quantity", ("", ""))
+    is_pair = isinstance(quantity, tuple) and [*map(type, quantity)] == [str, str]
+    if not is_pair or hasattr(family, "shown_quantity") != hasattr(family, "shown_value"):
+        raise TypeError(
+            f"task family {family.__name__} must have both or none of shown_value and "
+            f"shown_quantity, a pair of name and unit such as ('velocity', 'm/s'); got {quantity!r}"
         )
     unknown = set(getattr(family, "task_value_names", ())) - set(units)
     if unknown:

@@ -199,8 +199,11 @@ class MujocoRobot:
                 added to; default is the pose in the model file, at rest.
 
         Raises:
-            ValueError: if the model has no such keyframe; the message lists those that it has.
+            ValueError: if there is no such distribution, or the model has no such keyframe; the
+                message lists those that it has.
         """
+        if velocities not in ("uniform", "normal"):
+            raise ValueError(f"velocities must be uniform or normal, got {velocities!r}")
         model = self.model
         position, velocity = model.qpos0, np.zeros(model.nv)
         if keyframe is not None:

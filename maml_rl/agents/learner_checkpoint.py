@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from maml_rl.learners.base import Belief, Learner, LearnerState, check_group
+from maml_rl.learners.base import BELIEF, Belief, Learner, LearnerState, check_group
 from maml_rl.runs.checkpoint_files import Checkpoint
 
-_BELIEF = "belief"
-"""Group of the belief of an agent that has adapted."""
 _NUM_ADAPTATION_STEPS = "num_adaptation_steps"
 
 
@@ -38,7 +36,7 @@ def agent_content(
     """
     tensors = {name: state.tensors[name] for name in learner.ACTING if name in state.tensors}
     if num_adaptation_steps:
-        tensors[_BELIEF] = belief
+        tensors[BELIEF] = belief
     counters = learner.initial_state().counters
     return tensors, {**counters, _NUM_ADAPTATION_STEPS: num_adaptation_steps}
 
@@ -59,7 +57,7 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     if _NUM_ADAPTATION_STEPS in checkpoint.values:
         num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS)
     # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
-    belief = tensors.pop(_BELIEF, {})
+    belief = tensors.pop(BELIEF, {})
     if _NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
         theta = tensors.get("theta", {})
         belief = {name: value[None] for name, value in theta.items()}
@@ -72,7 +70,10 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
         # Earlier versions lack some of the learners' own counters.
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
     }
-    for name in learner.OPTIONAL:
+    absent = set(learner.OPTIONAL)
+    if _NUM_ADAPTATION_STEPS in checkpoint.values:  # a saved agent has what acting depends on
+        absent |= initial.tensors.keys() - set(learner.ACTING)
+    for name in absent:
         tensors[name] = {**initial.tensors[name], **tensors.get(name, {})}
     state = LearnerState(
         {name: _ordered(tensors.get(name, {}), like) for name, like in initial.tensors.items()},
@@ -82,7 +83,7 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     prior = learner.prior(state, 1)
     if not num_adaptation_steps:
         return Restored(state, prior, 0)
-    check_group(belief, prior, _BELIEF, checkpoint.path)
+    check_group(belief, prior, BELIEF, checkpoint.path)
     return Restored(state, _ordered(belief, prior), num_adaptation_steps)
 
 

@@ -30,6 +30,9 @@ from maml_rl.system.random_streams import RandomStreams
 Belief = Mapping[str, Tensor]
 """What a learner believes about T tasks: tensors (T, ...) by name, all of one device."""
 
+BELIEF = "belief"
+"""Group of a saved agent that has adapted; no state may have a group of this name."""
+
 
 class LearnerState(NamedTuple):
     """Everything that a run carries from one iteration to the next, and that a checkpoint holds."""
@@ -102,9 +105,10 @@ class Learner(ABC):
     """
 
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer")
-    """Groups of the state on which playing and updating a belief depend."""
+    """Groups of the state on which playing and updating a belief depend; a saved agent has only
+    these."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
-    """Groups that a saved agent or an older checkpoint may lack; they are then initial ones."""
+    """Groups that a checkpoint of an earlier version may lack; they are then initial ones."""
     CARRIED: ClassVar[tuple[str, ...]] = ()
     """Groups besides ``ACTING`` that a run takes from the one it starts from (``init_from``)."""
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.base import BELIEF, Belief, Iteration, Learner, LearnerState
 from maml_rl.runs.checkpoint_files import LARGEST_COUNTER, RESERVED_VALUES
 from maml_rl.runs.progress_table import ITERATION
 from maml_rl.sampling.failures import Failure
 from maml_rl.settings.ranges import Integer
+from maml_rl.system.safe_yaml import check_plain
 
 
 def check_start(learner: Learner, name: str) -> None:
@@ -36,9 +37,25 @@ def check_start(learner: Learner, name: str) -> None:
             f"counters {dict(state.counters)}"
         )
     learner.check(state, Path(f"the initial state of {name}"))
+    acting = learner.ACTING
+    optional = Learner.ACTING  # the default: a state may lack one of them
+    if (
+        not isinstance(acting, (tuple, list))
+        or not any(state.tensors.get(one) for one in acting)
+        or not {*acting} <= {*state.tensors, *optional}
+    ):
+        raise UserError(
+            f"ACTING of learner {name} must name the groups of the state on which acting depends, "
+            f"of {', '.join(state.tensors)}; got {acting!r:.100}"
+        )
     description = learner.describe(state)
     if not isinstance(description, dict):
         raise UserError(f"describe of learner {name} must return a dict, got {description!r:.100}")
+    check_plain(description, f"describe of learner {name}")
+    if not isinstance(description.get("note", ""), str):
+        raise UserError(
+            f"describe of learner {name}: note must be text, got {description['note']!r:.100}"
+        )
     for attribute, least in (("num_adaptation_steps", 0), ("num_training_stages", 1)):
         number = getattr(learner, attribute)
         if not Integer(least, None).accepts(number):
@@ -88,8 +105,7 @@ def check_outer_state(state: Any, theta: Mapping[str, Tensor], name: str) -> Non
         raise UserError(f"{what} must return a dict of tensors, got {type(state).__name__}")
     device = next(iter(theta.values())).device
     for key, value in state.items():
-        if not isinstance(key, str) or not key.isascii() or not key.isprintable():
-            raise UserError(f"{what}: a name must be printable ASCII text, got {key!r:.100}")
+        _check_name(key, what)
         _check_tensor(value, f"{what}: {key}")
         if value.device != device:
             raise UserError(f"{what}: {key} must be on {device}, got {value.device}")
@@ -113,7 +129,8 @@ def check_outer_step(
     """
     what = f"step of {name}"
     if not isinstance(result, tuple) or len(result) != 3:
-        raise UserError(f"{what} must return (theta, state, metrics), got {result!r:.100}")
+        got = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        raise UserError(f"{what} must return (theta, state, metrics), got {got}")
     new_theta, new_state, metrics = result
     _check_kept(new_theta, theta, what, "theta")
     _check_kept(new_state, state, what, "the state")
@@ -133,7 +150,7 @@ def _check_kept(new: Any, old: Mapping[str, Tensor], what: str, role: str) -> No
         UserError: at the first difference.
     """
     if not isinstance(new, Mapping) or new.keys() != old.keys():
-        names = f"{[*new]}" if isinstance(new, Mapping) else f"{new!r:.100}"
+        names = f"{[*new]}" if isinstance(new, Mapping) else type(new).__name__
         raise UserError(f"{what} must return {role} {sorted(old)}, got {names}")
     for name, before in old.items():
         value = new[name]
@@ -200,7 +217,10 @@ def _check_history(state: LearnerState, before: LearnerState, learner: Learner, 
             f"{what} must append one entry to the history, and may drop the oldest ones: expected "
             f"a tuple that ends the old one of {len(before.history)} entries and has one more"
         )
-    for name, value in state.history[-1].items():
+    entry = state.history[-1]
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{what}: the history must be of mappings, got {entry!r:.100}")
+    for name, value in entry.items():
         _check_tensor(value, f"{what}: {name} of the history")
     learner.check_history_entry(state.history[-1], Path(f"the history after {what}"))
 
@@ -248,13 +268,15 @@ def _check_state(state: Any, what: str) -> None:
     if not isinstance(state.tensors, Mapping):
         raise UserError(f"{what}: tensors must be a mapping of groups, got {state.tensors!r:.100}")
     for group, tensors in state.tensors.items():
-        if not isinstance(group, str) or "/" in group:
-            raise UserError(
-                f"{what}: the name of a group must be text, and must not contain /, got {group!r}"
-            )
+        _check_name(group, what)
+        if "/" in group:
+            raise UserError(f"{what}: the name of a group must not contain /, got {group!r}")
+        if group == BELIEF:
+            raise UserError(f"{what}: a group must not be called {BELIEF}")
         if not isinstance(tensors, Mapping):
             raise UserError(f"{what}: group {group} must be a mapping, got {tensors!r:.100}")
         for name, value in tensors.items():
+            _check_name(name, f"{what}: {group}")
             _check_tensor(value, f"{what}: {group} {name}")
     reserved = sorted(RESERVED_VALUES & state.counters.keys())
     if reserved:
@@ -264,6 +286,12 @@ def _check_state(state: Any, what: str) -> None:
         counter = state.counters.get(name)
         if not expected.accepts(counter):
             raise UserError(f"{what}: counter {name} must be {expected}, got {counter!r:.100}")
+
+
+def _check_name(name: Any, what: str) -> None:
+    """Refuse a name of a group or tensor that a checkpoint cannot hold."""
+    if not isinstance(name, str) or not name.isascii() or not name.isprintable():
+        raise UserError(f"{what}: a name must be printable ASCII text, got {name!r:.100}")
 
 
 def _check_tensor(value: Any, what: str) -> None:

@@ -249,8 +249,12 @@ def notify(callbacks: Sequence[Callback], method: str, *arguments: Any) -> None:
         UserError: if it raises; the message names callback, error, file and line.
     """
     for callback in callbacks:
-        with errors_named(f"callback {_name(callback)} failed in {method}:"):
-            getattr(callback, method)(*arguments)
+        what = f"callback {_name(callback)} failed in {method}:"
+        with errors_named(what):
+            try:
+                getattr(callback, method)(*arguments)
+            except UserError as error:  # of a function of this package that it called
+                raise UserError(f"{what} {error}") from error
 
 
 def notify_of_iteration(

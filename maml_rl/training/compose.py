@@ -163,10 +163,13 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
     source = load_run(path, device)
     state = learner.started_from(source.state, source.belief)
     _refuse_another(config, source.config, "normalize_observations")
+    # PEARL has layers, nonlinearity and scale of its own.
+    has_policy = not config.learner.OUTPUTS_ARE_BOUNDED
+    if has_policy and config.policy.network is None:
+        _refuse_another(config, source.config, "hidden_sizes")
+        _refuse_another(config, source.config, "nonlinearity")
     learner.check(state, path)
-    if not config.learner.OUTPUTS_ARE_BOUNDED:  # PEARL has nonlinearity and scale of its own
-        if config.policy.network is None:
-            _refuse_another(config, source.config, "nonlinearity")
+    if has_policy:
         old, new = (each.policy.action_scale for each in (source.config, config))
         if old != new:
             warnings.warn(

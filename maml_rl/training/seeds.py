@@ -74,8 +74,7 @@ def resume_seeds(
     _refuse_launcher()
     existing = read_seed_folder(folder)
     config = extended(existing.config, num_iterations, max_env_steps)
-    folder_of_seeds = dataclasses.replace(existing, config=config)
-    return _train_all(folder_of_seeds, existing.seeds, num_iterations, max_env_steps)
+    return _train_all(dataclasses.replace(existing, config=config), existing.seeds)
 
 
 def _refuse_launcher() -> None:
@@ -84,20 +83,9 @@ def _refuse_launcher() -> None:
         raise UserError("several seeds need one process: with torchrun, train one seed at a time")
 
 
-def _train_all(
-    folder: SeedFolder,
-    seeds: Sequence[int],
-    num_iterations: int | None = None,
-    max_env_steps: int | None = None,
-) -> list[Path]:
-    """Start or resume the run of each seed.
-
-    Args:
-        folder: the folder of the runs.
-        seeds: of the runs.
-        num_iterations: for the runs to resume; see :func:`maml_rl.resume`.
-        max_env_steps: likewise.
-    """
+def _train_all(folder: SeedFolder, seeds: Sequence[int]) -> list[Path]:
+    """Start or resume the run of each seed, all with the length that the folder's settings have."""
+    config = folder.config
     failures: dict[Path, TooManyFailures] = {}
     runs = [folder.run(seed) for seed in seeds]
     with _written(folder):
@@ -105,9 +93,9 @@ def _train_all(
             try:
                 log(f"seed {seed}, run {number} of {len(seeds)}: {run}")
                 if run in folder.started:
-                    resume(run, num_iterations, max_env_steps=max_env_steps)
+                    resume(run, config.num_iterations, max_env_steps=config.max_env_steps)
                 else:
-                    train(dataclasses.replace(folder.config, seed=seed, output=str(run)))
+                    train(dataclasses.replace(config, seed=seed, output=str(run)))
             except TooManyFailures as error:
                 log(f"seed {seed} stopped: {error}")
                 failures[run] = error

@@ -26,6 +26,17 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     return maml_rl.load(maml_rl.train(config))
 
 
+def test_an_agent_is_saved_without_what_only_training_needs(tmp_path: Path) -> None:
+    learner = {"name": "helpers.bandit:BanditWithOptimizer"}
+    agent = maml_rl.load(maml_rl.train(tiny(tmp_path / "run", num_iterations=1, learner=learner)))
+    adapted = agent.adapt(task=GOAL)
+    found = maml_rl.load(adapted.save(tmp_path / "saved"))
+    assert found.belief.keys() == adapted.belief.keys()
+    for name, value in adapted.belief.items():
+        assert torch.equal(found.belief[name], value)
+    assert found.state.tensors.keys() == agent.state.tensors.keys()
+
+
 # --- predict, with a memory ---
 
 

@@ -96,6 +96,22 @@ def test_names_of_values_belong_to_task_parameters() -> None:
         maml_envs.register(wrong)
 
 
+@pytest.mark.parametrize("quantity", ["speed", ("speed",), None])
+def test_a_shown_quantity_is_a_pair_beside_its_value(
+    quantity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (owner,) = (cls for cls in Trotter.__mro__ if "shown_quantity" in vars(cls))
+    if quantity is None:
+        monkeypatch.delattr(owner, "shown_quantity")
+    else:
+        monkeypatch.setattr(owner, "shown_quantity", quantity)
+    wrong = dataclass(frozen=True, kw_only=True)(
+        type("Wrong", (Trotter,), {"__module__": __name__})
+    )
+    with pytest.raises(TypeError, match="Wrong must have both or none of shown_value and shown_q"):
+        maml_envs.register(wrong)
+
+
 @pytest.mark.parametrize(
     ("member", "result", "message"),
     [
@@ -371,3 +387,5 @@ def test_start_from_a_keyframe(tmp_path: Path, velocities: Any) -> None:
         np.testing.assert_allclose(start["qvel"] - plain["qvel"], qvel, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"has no keyframe 'rest'; it has home, fast$"):
         robot.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe="rest")
+    with pytest.raises(ValueError, match="velocities must be uniform or normal, got 'gauss'"):
+        robot.noisy_start(np.random.default_rng(0), 0.1, "gauss")  # type: ignore[arg-type]

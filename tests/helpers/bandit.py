@@ -122,6 +122,14 @@ def chosen_arm(belief: Belief) -> Tensor:
     return torch.where(untried.any(1), untried.int().argmax(1), belief["mean_return"].argmax(1))
 
 
+class BanditWithOptimizer(Bandit):
+    """A bandit with one more group, on which acting does not depend."""
+
+    def initial_state(self) -> LearnerState:
+        state = super().initial_state()
+        return state._replace(tensors={**state.tensors, "optimizer": {"momentum": torch.ones(1)}})
+
+
 class BanditActor(Actor):
     """Plays one arm in every task."""
 

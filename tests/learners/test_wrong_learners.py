@@ -112,8 +112,25 @@ BEFORE_THE_RUN = {
     ),
     "number as a group": (
         learner(initial_state=lambda self: LearnerState.initial({1: {"c": zeros(2)}})),
-        "must be text, and must not contain /, got 1",
+        "a name must be printable ASCII text, got 1",
     ),
+    "number as a tensor's name": (
+        learner(initial_state=lambda self: LearnerState.initial({"a": {1: zeros(2)}})),
+        "a: a name must be printable ASCII text, got 1",
+    ),
+    "group with the name of a belief": (
+        learner(initial_state=lambda self: LearnerState.initial({"belief": {"a": zeros(2)}})),
+        "a group must not be called belief",
+    ),
+    "acts on no group": (
+        learner(ACTING=("theta",)),
+        "must name the groups of the state on which acting depends, of arms; got ('theta',)",
+    ),
+    "acts on a misspelled group, too": (
+        learner(ACTING=("arms", "arsm")),
+        "on which acting depends, of arms; got ('arms', 'arsm')",
+    ),
+    "acts on text": (learner(ACTING="arms"), "on which acting depends, of arms; got 'arms'"),
     "list as a group": (
         learner(initial_state=lambda self: LearnerState.initial({"a": [zeros(2)]})),
         "group a must be a mapping, got [tensor",
@@ -129,6 +146,11 @@ BEFORE_THE_RUN = {
         "a counter must not be called is_final",
     ),
     "describes nothing": (learner(describe=returning(None)), "must return a dict, got None"),
+    "describes by a number": (learner(describe=returning({"note": 3})), "note must be text, got 3"),
+    "describes by a tensor": (
+        learner(describe=returning({"x": zeros(2)})),
+        ".x is tensor([0., 0.], dtype=torch.float64), a torch.Tensor, which a file cannot hold",
+    ),
     "no number of adaptation steps": (
         learner(num_adaptation_steps="x"),
         "must be an integer of at least 0, got 'x'",
@@ -209,6 +231,10 @@ IN_THE_RUN = {
     "history of numbers": (
         changed("iteration", with_history([1])),
         "must append one entry to the history",
+    ),
+    "history of a number": (
+        changed("iteration", with_history((3,))),
+        "the history must be of mappings, got 3",
     ),
     "two entries": (
         changed("iteration", with_history(({"a": zeros(1)}, {"a": zeros(1)}))),

@@ -231,6 +231,17 @@ def test_a_crash_saves_the_last_finished_iteration(
     assert_equal_runs(run, plain)
 
 
+def test_an_error_of_this_package_in_a_callback_names_the_callback(tmp_path: Path) -> None:
+    class Saver(maml_rl.Callback):
+        def on_start(self, run: Any) -> None:
+            run.agent.save(tmp_path)
+
+    (tmp_path / "notes.txt").touch()
+    message = r"^callback .*Saver failed in on_start: output .* exists and is not empty"
+    with pytest.raises(UserError, match=message):
+        maml_rl.train(tiny(tmp_path / "run"), [Saver()])
+
+
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [

@@ -120,6 +120,7 @@ def test_its_size_falls(tmp_path: Path) -> None:
     ("methods", "message"),
     [
         ({"step": returning(None)}, "step of .*:Wrong must return (theta, state, metrics), got No"),
+        ({"step": changed(lambda t, s, m: (t, s))}, "must return (theta, state, metrics), got 2 v"),
         ({"step": changed(lambda t, s, m: ({}, s, m))}, "must return theta ['bias_0'"),
         ({"step": changed(lambda t, s, m: (t, {}, m))}, "must return the state ['mean'], got []"),
         (

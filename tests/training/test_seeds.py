@@ -104,6 +104,17 @@ def test_resume_continues_all_seeds(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_interrupted_extension_goes_for_all_seeds(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        interrupted_at_seed(patch, 1, KeyboardInterrupt(), after=3)
+        assert main(["train", "--resume", str(copy), "--num_iterations", "4"]) == 130
+    assert iterations(copy) == {"seed-0": 4, "seed-1": 3, "seed-5": 2}
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert iterations(copy) == dict.fromkeys(["seed-0", "seed-1", "seed-5"], 4)
+
+
+@pytest.mark.slow
 def test_without_output_the_folder_is_named_by_the_date(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *FLAGS, "--seeds", "3", "4"]) == 0
@@ -112,12 +123,14 @@ def test_without_output_the_folder_is_named_by_the_date(tmp_path, monkeypatch):
     assert iterations(folder) == {"seed-3": 2, "seed-4": 2}
 
 
-def interrupted_at_seed(monkeypatch: pytest.MonkeyPatch, seed: int, error: BaseException) -> None:
-    """Raise an error in the second iteration of a seed."""
+def interrupted_at_seed(
+    monkeypatch: pytest.MonkeyPatch, seed: int, error: BaseException, after: int = 1
+) -> None:
+    """Raise an error in an iteration of a seed, the second one unless another is given."""
     original = TrainingRun._iteration
 
     def iteration(self: TrainingRun, *args: Any) -> None:
-        if self.config.seed == seed and self.iteration == 1:
+        if self.config.seed == seed and self.iteration == after:
             raise error
         original(self, *args)
 

@@ -588,6 +588,12 @@ def test_a_start_with_another_nonlinearity_is_refused(whole, tmp_path):
         train(tiny(tmp_path / "run", init_from=str(whole), policy=policy))
 
 
+def test_a_start_with_other_hidden_sizes_is_refused(whole, tmp_path):
+    message = r"was trained with policy\.hidden_sizes \(8,\): set the same value, got \(16,\)"
+    with pytest.raises(UserError, match=message):
+        train(tiny(tmp_path / "run", init_from=str(whole), policy={"hidden_sizes": [16]}))
+
+
 def test_a_start_with_another_scale_of_actions_is_a_warning(whole, tmp_path):
     policy = {"hidden_sizes": [8], "action_scale": 0.3}
     config = tiny(tmp_path / "run", init_from=str(whole), policy=policy)

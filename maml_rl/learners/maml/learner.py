@@ -87,7 +87,7 @@ class MAML(Learner):
     """
 
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer", "adaptation")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation", "outer")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation",)
 
     policy: Policy
     inner: InnerConfig

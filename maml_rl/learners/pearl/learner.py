@@ -100,8 +100,6 @@ class PEARL(Learner):
             belief has transitions. Training sets it for each trial.
     """
 
-    # A saved agent does not have what only training needs.
-    OPTIONAL: ClassVar[tuple[str, ...]] = _OTHER_GROUPS
     CARRIED: ClassVar[tuple[str, ...]] = ("critics", "targets", "temperature")
 
     networks: Networks

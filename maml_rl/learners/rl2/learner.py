@@ -64,8 +64,6 @@ class RL2(Learner):
         task_encoder: makes vectors of tasks for the value network; ``None`` if it observes none.
     """
 
-    # A saved agent does not have what only training needs.
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("optimizer", "value_scale")
     CARRIED: ClassVar[tuple[str, ...]] = ("value_scale",)  # of the targets of theta's value network
 
     policy: RecurrentPolicy

@@ -84,8 +84,6 @@ class TeacherStudent(Learner):
     """
 
     ACTING = ("theta", "student", "normalizer", "task_normalizer")
-    # A saved agent does not have what only training needs.
-    OPTIONAL = ("optimizer", "student_optimizer", "value_scale")
     CARRIED = ("value_scale",)  # of the targets of theta's value network
 
     teacher: Teacher
