@@ -526,7 +526,10 @@ def test_warm_start_takes_the_parameters_of_an_adapted_agent(whole, tmp_path):
 
 def test_warm_start_from_another_shape_is_refused(whole, tmp_path):
     config = tiny(tmp_path / "warm", init_from=str(whole), policy={"hidden_sizes": [9]})
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(
+        UserError,
+        match=r"was trained with policy\.hidden_sizes \(8,\): set the same value, got \(9,\)",
+    ):
         train(config)
     assert not (tmp_path / "warm").exists()
 
@@ -586,12 +589,6 @@ def test_a_start_with_another_nonlinearity_is_refused(whole, tmp_path):
     policy = {"hidden_sizes": [8], "nonlinearity": "relu"}
     with pytest.raises(UserError, match=r"was trained with policy\.nonlinearity tanh: .*got relu"):
         train(tiny(tmp_path / "run", init_from=str(whole), policy=policy))
-
-
-def test_a_start_with_other_hidden_sizes_is_refused(whole, tmp_path):
-    message = r"was trained with policy\.hidden_sizes \(8,\): set the same value, got \(16,\)"
-    with pytest.raises(UserError, match=message):
-        train(tiny(tmp_path / "run", init_from=str(whole), policy={"hidden_sizes": [16]}))
 
 
 def test_a_start_with_another_scale_of_actions_is_a_warning(whole, tmp_path):
