@@ -188,9 +188,12 @@ def _import_module_of(name: str, kind: str) -> ModuleType:
     """Import the module of ``module:Name``.
 
     Raises:
-        UserError: if it cannot be imported; the message names ``kind`` and ``name``.
+        UserError: if it is named as a file, or cannot be imported; the message names ``kind`` and
+            ``name``.
     """
-    module = name.partition(":")[0]
+    module, _, rest = name.partition(":")
+    if module.endswith(".py"):
+        raise UserError(f"{kind} {name!r}: leave out .py: {module.removesuffix('.py')}:{rest}")
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises

@@ -200,6 +200,7 @@ def test_module_is_imported_first(module: str) -> None:
             "no_such_module_anywhere:Env-v0",
             r"'no_such_module_anywhere:Env-v0'.*'no_such_module_anywhere' cannot be",
         ),
+        ("robots.py:Env-v0", r"'robots.py:Env-v0': leave out .py: robots:Env-v0"),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
         ("no_such_module:Env-v0", "A command searches the current folder"),
         ("no_such_module:Env-v0", r"imported \(No module named 'no_such_module'\)\. A command"),

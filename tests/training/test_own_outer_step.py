@@ -195,6 +195,7 @@ def test_a_failed_step_keeps_theta(tmp_path: Path) -> None:
         (f"{MODULE}:Momntum", "Did you mean '.*:Momentum'"),
         (f"{MODULE}:tiny", "must be a subclass of maml_rl.settings.learners.OuterConfig, got"),
         ("maml_rl.settings.learners:OuterConfig", "must define step(self, theta, state, objective"),
+        ("steps.py:Step", r"'steps.py:Step': leave out .py: steps:Step"),
         ("no_such_module:Step", "module 'no_such_module' cannot be imported"),
     ],
 )
