@@ -187,6 +187,11 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/objective.py", "factor = 1 / self.advantage_std", "factor = 1.0", "training without the shared scale"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "thinned.step_weights * (weight / total)", "thinned.step_weights", "every KL with the same weight"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", ' or inner.advantage != "gae"', "", "learned advantages of thinned episodes"),
+    Mutant("maml_rl/learners/maml/outer/trpo.py", "stages = (*objective.batch.supports, objective.batch.query)", "stages = (objective.batch.query,)", "the stride looks at episodes after adaptation only"),
+    Mutant("maml_rl/policies/export.py", "is_outside = single < bound if name == \"low\" else single > bound", "is_outside = single != single", "exported bounds may be outside of the space"),
+    Mutant("maml_rl/policies/mlp.py", "input_module(normalizer), *linear_modules(network)", "*linear_modules(self.plain_network(theta, normalizer, action_map))", "normalisation folded in single precision"),
+    Mutant("maml_rl/training/seeds.py", "resume(run, config.num_iterations, max_env_steps=config.max_env_steps)", "resume(run)", "an interrupted extension is forgotten"),
+    Mutant("maml_rl/agents/learner_checkpoint.py", "absent |= initial.tensors.keys() - set(learner.ACTING)", "pass", "a saved agent needs what only training needs"),
     Mutant("maml_rl/learners/maml/learner.py", 'factor /= float(adaptation["advantage_std"])', "pass", "evaluation without the shared scale"),
     Mutant("maml_rl/learners/maml/learner.py", "torch.where(std > 0, std, adaptation", "torch.where(std >= 0, std, adaptation", "a scale of zero while no reward is found"),
     Mutant("maml_rl/learners/advantages.py", "centred_per_task if shares_scale else normalize", "normalize", "each task's own scale in place of the shared one"),
@@ -470,6 +475,7 @@ TESTS = {
     "maml_rl/policies/latent.py": ["policies/test_latent.py"],
     "maml_rl/policies/mlp.py": [
         "policies/test_mlp.py",
+        "policies/test_export.py",
         "sampling/test_actors.py",
         "learners/test_maml.py",
     ],
@@ -491,24 +497,6 @@ TESTS = {
     ],
     "maml_rl/learners/maml/step_schedule.py": ["learners/test_step_schedule.py"],
     "maml_rl/learners/maml/outer/trpo.py": [
-        Mutant(
-            "maml_rl/learners/maml/outer/trpo.py",
-            "stages = (*objective.batch.supports, objective.batch.query)",
-            "stages = (objective.batch.query,)",
-            "the stride looks at episodes after adaptation only",
-        ),
-        Mutant(
-            "maml_rl/policies/export.py",
-            'single < bound if name == "low" else single > bound',
-            "single != single",
-            "exported bounds may be outside of the space",
-        ),
-        Mutant(
-            "maml_rl/policies/mlp.py",
-            "network = self.plain_network(theta, None, action_map)\n        modules = nn.Sequential(input_module(normalizer), *linear_modules(network))",
-            "network = self.plain_network(theta, normalizer, action_map)\n        modules = nn.Sequential(*linear_modules(network))",
-            "normalisation folded in single precision",
-        ),
         "learners/test_inner_steps.py",
         "learners/test_trpo.py",
         "learners/test_maml.py",
@@ -551,6 +539,8 @@ TESTS = {
         "policies/test_export.py",
         "policies/test_export_memory.py",
     ],
+    "maml_rl/policies/export.py": ["policies/test_export.py"],
+    "maml_rl/training/seeds.py": ["training/test_seeds.py"],
     "maml_rl/training/saving.py": ["training/test_best.py"],
     "maml_rl/training/callbacks.py": ["training/test_callbacks.py"],
     "maml_rl/learners/base.py": [
