@@ -140,7 +140,7 @@ class Config:
         "max_failed_share": Real(0, 1),
         **dict.fromkeys(("meta_batch_size", "num_episodes", "horizon"), Integer(1, 1_000_000)),
     }
-    GROUPS: ClassVar[Mapping[str, type]] = {
+    GROUP_TYPES: ClassVar[Mapping[str, type]] = {
         "env": EnvConfig,
         "learner": LearnerConfig,
         "policy": PolicyConfig,
@@ -154,7 +154,7 @@ class Config:
         if isinstance(self.callbacks, str):
             object.__setattr__(self, "callbacks", (self.callbacks,))
         check_ranges(self, "")
-        for group, kind in self.GROUPS.items():
+        for group, kind in self.GROUP_TYPES.items():
             value = getattr(self, group)
             if not isinstance(value, kind):
                 raise ValueError(f"{group} must be of type {kind.__name__}, got {value!r:.200}")

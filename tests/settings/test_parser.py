@@ -230,7 +230,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_a_group_must_be_of_its_class():
     values = {"env": "PointNavigation", "inner": {}, "policy": None, "logging": 3}
     for group, value in values.items():
-        expected = f"^{group} must be of type {Config.GROUPS[group].__name__}, got {value!r}$"
+        expected = f"^{group} must be of type {Config.GROUP_TYPES[group].__name__}, got {value!r}$"
         with pytest.raises(ValueError, match=expected):
             Config(**{group: value})
 
