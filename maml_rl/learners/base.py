@@ -31,7 +31,7 @@ Belief = Mapping[str, Tensor]
 """What a learner believes about T tasks: tensors (T, ...) by name, all of one device."""
 
 BELIEF = "belief"
-"""Group of a saved agent that has adapted; no state may have a group of this name."""
+"""Group of the belief of a saved agent that has adapted; no state has a group of this name."""
 
 
 class LearnerState(NamedTuple):
