@@ -10,7 +10,8 @@ Parts:
 - sampling: control steps per second of HalfCheetahDir on MuJoCo in C and on MuJoCo Warp, alone and
   with a policy of 64 x 64 units.
 - training: HalfCheetahDir with 400 tasks and ``--engine warp`` for the rest of the time, at most
-  five minutes; its return, and the shares of physics, policy and learner.
+  five minutes; its return in training and, on fresh tasks, in MuJoCo in C; the shares of physics,
+  policy and learner.
 
 Prints a Markdown table for docs/benchmarks.md. The exit status is 1 if a part fails or is not
 finished in its time.
@@ -49,6 +50,7 @@ _QUICK_TESTS = ("tests/envs/test_warp_engine.py", "-k", "engine_of_a_robot")
 _ENGINE_TESTS_LIMIT_S = 150.0  # most of it is compiling
 _LEARNER_TESTS_LIMIT_S = 90.0
 _TRAINING_LIMIT_S = 300.0
+_EVALUATION_LIMIT_S = 60.0
 _RESERVE_S = 30.0  # start and end of a training run
 
 _FAILURES = ("exit status", "not finished")
@@ -196,9 +198,28 @@ def train(device: str, is_quick: bool, limit_s: float) -> Rows:
         with open(output / "progress.csv") as file:
             log = list(csv.DictReader(file))
         settings = yaml.safe_load((output / "config.yaml").read_text())
+        final = evaluation_row(output, is_quick)
     num_sims = settings["meta_batch_size"] * settings["num_episodes"]
     alone, _ = warp_speeds(num_sims, 2 if is_quick else 50, device)
-    return training_rows(log, num_sims, alone)
+    return [*training_rows(log, num_sims, alone), final]
+
+
+def evaluation_row(run_folder: Path, is_quick: bool) -> tuple[str, str]:
+    """The return of a trained policy on fresh tasks, in MuJoCo in C."""
+    sizes = {"seed": 1000, "num_tasks": 2 if is_quick else 40, "num_steps": 1}
+    command = [sys.executable, "-m", "maml_rl.evaluate", str(run_folder)]
+    command += [f"--{name}={value}" for name, value in sizes.items()]
+    outcome = run(command, _EVALUATION_LIMIT_S)
+    name = "training: final policy in MuJoCo in C"
+    if outcome != "ok":
+        return name, outcome
+    with open(run_folder / "evaluation" / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    means = [
+        np.mean([float(row["return"]) for row in rows if int(row["step"]) == step])
+        for step in range(2)
+    ]
+    return name, f"return_after_0_steps {means[0]:.1f}, return_after_1_steps {means[1]:.1f}"
 
 
 def training_rows(log: list[dict[str, str]], num_sims: int, alone: float) -> Rows:
@@ -252,7 +273,8 @@ def main() -> int:
     if "sampling" in args.parts:
         rows += sample(args.device, args.quick)
     if "training" in args.parts:
-        limit_s = min(_TRAINING_LIMIT_S, end - time.monotonic() - 2 * _RESERVE_S)
+        left_s = end - time.monotonic() - _EVALUATION_LIMIT_S - 2 * _RESERVE_S
+        limit_s = min(_TRAINING_LIMIT_S, left_s)
         rows += train(args.device, args.quick, limit_s)
     print(table(rows, args.device))
     return int(any(result.startswith(_FAILURES) for _, result in rows))

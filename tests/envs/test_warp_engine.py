@@ -454,5 +454,5 @@ def test_the_check_for_gpus_runs_on_a_cpu() -> None:
     table = result.stdout[result.stdout.index("| what | result |") :]
     for what in ("tests of physics on a device | ok", "control steps per second, 8 sim"):
         assert f"| {what}" in table
-    for what in ("last iteration", "shares"):
+    for what in ("last iteration", "shares", "final policy in MuJoCo in C"):
         assert f"| training: {what}" in table
