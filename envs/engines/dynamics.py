@@ -15,7 +15,7 @@ untouched model, so a task does not depend on the previous one.
 | `slope` | slope of the ground, uphill along +x; implemented by tilting gravity | rad | 0 |
 | `disabled_actuator` | index of the actuator that exerts no force | | −1, none |
 | `disabled_joint` | index of the actuator whose joint is blocked | | −1, none |
-| `disabled_limb` | index of the limb without actuator forces and contacts | | −1, none |
+| `disabled_limb` | index of the limb that is a stump without actuator forces | | −1, none |
 | `action_delay` | delay of actions | control steps | 0 |
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
@@ -23,6 +23,10 @@ The six factors also exist for single elements, such as `body_mass/torso`; this 
 the one for all elements. All can change within a task, see :mod:`maml_envs.engines.changes`.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four
 legs of the ant, the two of the half cheetah.
+
+A disabled limb is a stump, as in the code of Nagabandi et al. (2019): the geoms of its moving
+bodies are half as large, and all but those of the first one are at half their distance from the
+body's origin. Meshes keep their size, and bodies their masses.
 """
 
 from __future__ import annotations
@@ -239,10 +243,13 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         field("dof_armature")[i, dofs] = _BLOCKED_ARMATURE
         field("dof_damping")[i, dofs] = _BLOCKED_ARMATURE * _BLOCKED_RATE
     for i, index in _disabled(tasks, "disabled_limb"):
-        limb = limbs(model)[index]
-        field("actuator_gear")[i, np.isin(_driven_bodies(model), limb)] = 0
-        for name in ("geom_contype", "geom_conaffinity"):
-            field(name)[i, np.isin(model.geom_bodyid, limb)] = 0
+        driven = _driven_bodies(model)
+        actuators = np.isin(driven, limbs(model)[index])
+        field("actuator_gear")[i, actuators] = 0
+        first = driven[actuators].min()
+        lower = [body for body in limbs(model)[index] if body > first]
+        field("geom_size")[i, np.isin(model.geom_bodyid, [first, *lower])] /= 2
+        field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2
     return fields
 
 

@@ -6,10 +6,8 @@ is one captured graph, and the host does not wait for the device in it.
 What differs from MuJoCo in C, besides float32:
 
 - The solver PGS does not exist; models that ask for it use Newton.
-- Simulations share contact masks. Contacts of a disabled limb are found, then ignored
-  (``edit_contacts``).
 - Contact frames of a plane and a nearly perpendicular capsule are not aligned with the capsule;
-  ``edit_contacts`` aligns them, since the friction pyramid depends on it.
+  ``align_contacts`` aligns them, since the friction pyramid depends on it.
 - Memory for contacts and constraints is allocated in advance. A simulation that needs more fails,
   and the memory is doubled at the next reset.
 """
@@ -32,7 +30,7 @@ from maml_envs.engines.engine import Tasks
 from maml_envs.engines.warp_kernels import (
     CONSTRAINT_BITS,
     CONTACT_BITS,
-    edit_contacts,
+    align_contacts,
     note_failures,
 )
 from torch import Tensor
@@ -49,6 +47,8 @@ _VARIED = (
     "body_mass",
     "body_inertia",
     "geom_friction",
+    "geom_size",
+    "geom_pos",
     "dof_armature",
     "dof_damping",
     "actuator_gear",
@@ -63,9 +63,6 @@ _CONSTANTS = (
     "tendon_invweight0",
     "actuator_acc0",
 )
-
-_IGNORED = "geom_is_ignored"
-"""Field of this engine for ``geom_contype`` and ``geom_conaffinity``: geoms without contacts."""
 
 
 class Sizes(NamedTuple):
@@ -148,11 +145,9 @@ class WarpEngine:
         model.opt.gravity = wp.array(gravity, dtype=wp.vec3)
         model.opt.warn_overflow = 0  # failure shows it
         model.opt.graph_conditional = self._device.is_cpu or wp.is_conditional_graph_supported()
-        model.callback.contactfilter = self._filter_contacts
-        self._is_ignored = wp.zeros((self.num_sims, nominal.ngeom), dtype=bool)
+        model.callback.contactfilter = self._align_contacts
         fields = {name: wp.to_torch(getattr(model, name)) for name in _VARIED}
         fields["opt.gravity"] = wp.to_torch(model.opt.gravity)
-        fields[_IGNORED] = wp.to_torch(self._is_ignored)
         return model, fields
 
     def _make_data(self) -> Any:
@@ -219,20 +214,19 @@ class WarpEngine:
             mjw.com_pos(self._model, self._data)
             mjw.com_vel(self._model, self._data)
 
-    def _filter_contacts(self, model: Any, data: Any) -> None:
-        """Launch ``edit_contacts``; MuJoCo Warp calls this after collision detection."""
+    def _align_contacts(self, model: Any, data: Any) -> None:
+        """Launch ``align_contacts``; MuJoCo Warp calls this after collision detection."""
         wp.launch(
-            edit_contacts,
+            align_contacts,
             dim=data.naconmax,
             inputs=[
                 model.geom_type,
-                self._is_ignored,
                 data.geom_xmat,
                 data.contact.geom,
                 data.contact.worldid,
                 data.nacon,
             ],
-            outputs=[data.contact.type, data.contact.frame],
+            outputs=[data.contact.frame],
         )
 
     def _launch(self, graph: wp.Graph) -> None:
@@ -254,15 +248,10 @@ class WarpEngine:
 
         The derived fields are computed again with the new dynamics.
         """
-        fields = _engine_fields(self._nominal, dynamics)
+        fields = model_fields(self._nominal, dynamics)
         for name in self._varied | fields.keys():
             tensor = self._fields[name]
-            if name in fields:
-                values = fields[name]
-            elif name == _IGNORED:
-                values = np.zeros(tensor.shape[1:], bool)
-            else:
-                values = model_field(self._nominal, name)
+            values = fields[name] if name in fields else model_field(self._nominal, name)
             # in place: the graphs read this memory
             tensor[:] = torch.as_tensor(values, dtype=tensor.dtype, device=self.device)
         self._varied |= fields.keys()
@@ -351,14 +340,3 @@ def _with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
     if result.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
         result.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     return result
-
-
-def _engine_fields(model: mujoco.MjModel, dynamics: Tasks) -> dict[str, np.ndarray]:
-    """``model_fields`` with contact masks replaced by ``_IGNORED``."""
-    fields = model_fields(model, dynamics)
-    masks = [fields.pop(name, None) for name in ("geom_contype", "geom_conaffinity")]
-    if masks[0] is not None and masks[1] is not None:
-        has_contacts = (masks[0] != 0) | (masks[1] != 0)
-        had_contacts = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
-        fields[_IGNORED] = had_contacts & ~has_contacts
-    return fields

@@ -1,4 +1,4 @@
-"""Warp kernels of the engine on MuJoCo Warp: edits of contacts, and the check for failures."""
+"""Warp kernels of the engine on MuJoCo Warp: frames of contacts, and the check for failures."""
 
 from __future__ import annotations
 
@@ -24,25 +24,20 @@ _MAX_VALUE = 1e10  # mjMAXVAL: MuJoCo calls a state beyond it unstable
 
 
 @wp.kernel(enable_backward=False)
-def edit_contacts(
+def align_contacts(
     geom_type: wp.array[int],
-    geom_is_ignored: wp.array2d[bool],
     geom_xmat: wp.array2d[wp.mat33],
     contact_geom: wp.array[wp.vec2i],
     contact_worldid: wp.array[int],
     num_contacts: wp.array[int],
-    contact_type: wp.array[int],
     contact_frame: wp.array[wp.mat33],
 ) -> None:
-    """Drop contacts of ignored geoms; align contacts of planes and capsules with the capsule."""
+    """Align contacts of planes and capsules with the capsule."""
     contact = wp.tid()
     if contact >= num_contacts[0]:
         return
     sim = contact_worldid[contact]
     geoms = contact_geom[contact]
-    if geom_is_ignored[sim, geoms[0]] or geom_is_ignored[sim, geoms[1]]:
-        contact_type[contact] = 0  # not a constraint
-        return
     is_plane = geom_type[geoms[0]] == wp.static(int(mjw.GeomType.PLANE))
     is_capsule = geom_type[geoms[1]] == wp.static(int(mjw.GeomType.CAPSULE))
     if not (is_plane and is_capsule):

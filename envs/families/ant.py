@@ -288,8 +288,8 @@ class CrippledAnt(Ant, ForwardVelocity):
 
     Reward: v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
     Task distribution: the disabled leg, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the
-    torso); leg 3, at +x −y, is held out. The actuators of the disabled leg exert no force, and the
-    leg passes through the ground. Episode end: never by default.
+    torso); leg 3, at +x −y, is held out. The actuators of the disabled leg exert no force, and what
+    its joints move is half as long and half as thick. Episode end: never by default.
 
     Version history: v0, first.
     """

@@ -255,7 +255,7 @@ def _assert_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarr
 
 
 ANT = _robot("AntDir").model
-BACK_LEG = [ANT.geom(name).id for name in ("aux_3_geom", "back_leg_geom", "third_ankle_geom")]
+BACK_LEG, BACK_ANKLE = (ANT.geom(name).id for name in ("back_leg_geom", "third_ankle_geom"))
 TORSO, AUX_1 = ANT.body("torso").id, ANT.body("aux_1").id
 CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
     # A task of the ant, and the expected factors on rows of model fields.
@@ -285,8 +285,8 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
         {"disabled_limb": 2},
         [
             ("actuator_gear", [6, 7], 0.0),
-            ("geom_contype", BACK_LEG, 0),
-            ("geom_conaffinity", BACK_LEG, 0),
+            ("geom_size", [BACK_LEG, BACK_ANKLE], 0.5),
+            ("geom_pos", BACK_ANKLE, 0.5),
         ],
     ),
     ({"gravity": G / 4}, [("opt.gravity", ..., 0.25)]),
@@ -464,30 +464,49 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
     assert moved[~blocked].min() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("name", "limb"), [*(("CrippledAnt", limb) for limb in range(4)), ("HumanoidDir", 1)]
-)
-def test_disabled_limb_has_no_forces_and_contacts(name: str, limb: int) -> None:
-    robot = _robot(name)
+def _disabled_joints(model: mujoco.MjModel) -> list[str]:
+    """Names of the joints whose actuators exert no force."""
+    joints = model.actuator_trnid[model.actuator_gear[:, 0] == 0, 0]
+    return [model.joint(int(joint)).name for joint in joints]
+
+
+@pytest.mark.parametrize("limb", range(4))
+def test_disabled_leg_of_the_ant_is_that_of_the_source(limb: int) -> None:
+    # Nagabandi et al.: the upper and the lower half are half as large, and have the same position
+    robot = _robot("CrippledAnt")
     engine = robot.single_engine((), None)
     engine.set_dynamics({"disabled_limb": np.array([float(limb)])})
-    model = engine.model
-    disabled = [
-        model.joint(int(model.actuator_trnid[i, 0])).name
-        for i in np.flatnonzero(model.actuator_gear[:, 0] == 0)
-    ]
-    humanoid = ["right_shoulder1", "right_shoulder2", "right_elbow"]
-    assert disabled == (
-        [f"hip_{limb + 1}", f"ankle_{limb + 1}"] if name == "CrippledAnt" else humanoid
-    )
+    model, nominal = engine.model, robot.model
+    assert _disabled_joints(model) == [f"hip_{limb + 1}", f"ankle_{limb + 1}"]
+    upper, lower = 3 + 3 * limb, 4 + 3 * limb  # geoms, after the floor, the torso and a fixed part
+    expected_size, expected_pos = nominal.geom_size.copy(), nominal.geom_pos.copy()
+    expected_size[[upper, lower]] /= 2
+    expected_pos[lower] = expected_pos[upper]
+    np.testing.assert_allclose(model.geom_size, expected_size, rtol=1e-14)
+    np.testing.assert_allclose(model.geom_pos, expected_pos, rtol=1e-14, atol=1e-14)
+    np.testing.assert_array_equal(model.body_mass, nominal.body_mass)
+    # gentle actions do not turn it over
     engine.reset(np.zeros(1, int), {"qpos": model.qpos0[None]})
-    touched: set[int] = set()
-    for action in _actions(robot, 150, 1):
-        engine.step(None, action)
-        touched |= {int(model.geom_bodyid[geom]) for geom in engine.data.contact.geom.ravel()}
-    assert [bool(touched.intersection(bodies)) for bodies in limbs(model)] == [
-        i != limb for i in range(len(limbs(model)))
-    ]
+    for action in _actions(robot, 200, 1):
+        engine.step(None, 0.1 * action)
+        assert engine.data.xmat[1, 8] > 0.7  # the torso's z-axis, along the world's
+
+
+def test_disabled_arm_of_the_humanoid_is_a_stump() -> None:
+    engine = _robot("HumanoidDir").single_engine((), None)
+    nominal = engine.model.geom_size.copy(), engine.model.geom_pos.copy()
+    engine.set_dynamics({"disabled_limb": np.array([1.0])})
+    model = engine.model
+    assert _disabled_joints(model) == ["right_shoulder1", "right_shoulder2", "right_elbow"]
+    for before, after, names in zip(
+        nominal,
+        (model.geom_size, model.geom_pos),
+        (["right_uarm1", "right_larm", "right_hand"], ["right_larm", "right_hand"]),
+        strict=True,
+    ):
+        is_changed = (before != after).any(axis=1)
+        assert [model.geom(int(i)).name for i in np.flatnonzero(is_changed)] == names
+        np.testing.assert_array_equal(after[is_changed], before[is_changed] / 2)
 
 
 def test_limbs_are_numbered_in_the_models_order() -> None:

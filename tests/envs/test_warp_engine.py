@@ -211,7 +211,7 @@ def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
     assert difference(engine, in_c, "qvel").max() < tolerance
 
 
-def test_a_disabled_limb_of_the_ant_has_no_contacts() -> None:
+def test_a_disabled_limb_of_the_ant_is_a_stump() -> None:
     engine, in_c = both_engines(ANT, 4, {"disabled_limb": np.array([0.0, 1.0, 2.0, 3.0])})
     for action in random_actions(ANT.robot, 15, 4):
         engine.step(torch.as_tensor(action, device=DEVICE))
