@@ -79,6 +79,9 @@ def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[En
     Args:
         argv: the words after the command.
         only_dynamics: leave ``--tasks.*`` and ``--env.*`` in the rest.
+
+    Raises:
+        UserError: if a flag has no value, or another form, or a value is set twice.
     """
     prefixes = () if only_dynamics else ("--tasks.", "--env.")
     taken = EnvFlags(flags=[], sweeps={}, of_tasks=[])
@@ -106,9 +109,20 @@ def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[En
             taken.of_tasks.append(flag)
     if dynamics:
         parsed = _dynamics(",".join(dynamics))
+        _refuse_other_flags(argv, [*parsed.flags, *map(dynamics_flag, parsed.sweeps)])
         taken.flags.extend(parsed.flags)
         taken.sweeps.update(parsed.sweeps)
     return taken, rest
+
+
+def _refuse_other_flags(argv: Sequence[str], flags: Sequence[str]) -> None:
+    """Raise UserError if ``argv`` also has one of the flags that ``--dynamics`` stands for."""
+    given = {word.partition("=")[0] for word in argv}
+    for flag in (flag.partition("=")[0] for flag in flags):
+        for other in (flag, flag.replace("--env.", "--tasks.", 1)):
+            if other in given:
+                name = flag.removeprefix(dynamics_flag(""))
+                raise UserError(f"--dynamics and {other} both set {name}: give one of them")
 
 
 def refuse_sweeps(env_flags: EnvFlags) -> None:

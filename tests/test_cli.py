@@ -1044,6 +1044,12 @@ def test_flags_with_several_values_may_be_repeated(refused, run):
 def test_dynamics_that_are_set_twice_are_refused(refused, run):
     for flags in (["--dynamics", "goal_x=1:2:2,goal_x=1"], ["--dynamics=goal_x=1"] * 2):
         assert "--dynamics sets goal_x twice" in refused("evaluate", run, *flags)
+    for value in ("body_mass=2", "body_mass=0.5:2:3"):
+        for other in ("--env.dynamics.body_mass=3", "--tasks.dynamics.body_mass=3"):
+            message = refused("evaluate", "HalfCheetahVel", "--dynamics", value, other)
+            assert f"--dynamics and {other.partition('=')[0]} both set body_mass" in message
+    flags = ("--env=HalfCheetahVel", "--env.dynamics.body_mass=3", "--dynamics=body_mass=0.5:2")
+    assert "--env.dynamics.body_mass both set body_mass" in refused("train", *flags)
 
 
 def test_a_sweep_has_its_ends_and_as_many_values(tmp_path):
