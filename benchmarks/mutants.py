@@ -37,6 +37,9 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("envs/engines/dynamics.py", "[first, *lower])] /= 2", "lower)] /= 2", "a disabled limb with its whole upper part"),
+    Mutant("envs/engines/dynamics.py", 'field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2', "pass", "a disabled limb in two pieces"),
+    Mutant("envs/engines/dynamics.py", 'field("actuator_gear")[i, actuators] = 0', "pass", "a disabled limb with forces"),
     Mutant("maml_rl/policies/distributions.py", "-0.5 * (z * z)", "0.5 * (z * z)", "sign of the log-probability's square"),
     Mutant("maml_rl/policies/distributions.py", "- constant", "", "log-probability without its normalisation"),
     Mutant("maml_rl/policies/distributions.py", "(self.mean - other.mean) ** 2) * precision", "0) * precision", "KL without means"),
@@ -584,6 +587,7 @@ TESTS = {
     "maml_rl/runs/pretrained.py": ["runs/test_pretrained.py"],
     "maml_rl/analysis/run_labels.py": ["training/test_engine.py", "training/test_callbacks.py"],
     "maml_rl/env_flags.py": ["test_cli.py"],
+    "envs/engines/dynamics.py": ["envs/test_dynamics.py"],
     "envs/engines/mujoco.py": ["envs/test_own_families.py"],
     "maml_rl/analysis/comparison/saved_evaluations.py": ["analysis/test_episodes_used.py"],
     "maml_rl/analysis/comparison/entries.py": ["analysis/test_episodes_used.py"],

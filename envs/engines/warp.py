@@ -62,6 +62,8 @@ _CONSTANTS = (
     "dof_invweight0",
     "tendon_invweight0",
     "actuator_acc0",
+    "geom_aabb",
+    "geom_rbound",
 )
 
 
