@@ -227,6 +227,8 @@ def _check_values(
     for name, value in _leaves(values, known):
         if any(setting.startswith(f"{name}.") for setting in known):
             raise UserError(f"{name} in {source} must be a mapping of settings, got {value!r:.200}")
+        if name.startswith("env.dynamics.") and name not in known:
+            raise UserError(f"{name} in {source}: this environment has no dynamics to set")
         if name not in known:
             hint = hint_of_group(name, learner_name) or did_you_mean(name, known)
             hint = hint or " See --help for all settings."

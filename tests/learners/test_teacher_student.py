@@ -535,7 +535,7 @@ def test_two_thirds_of_the_control_steps_train_the_teacher(kind: str, tmp_path: 
     phases, starts = [], []
     with open_training(config) as training:
         notice = str(training.agent.learner.notice(10))
-        assert "the first 33 iterations or 667 control steps train the teacher" in notice
+        assert "is trained in the first 33 iterations or 667 control steps;" in notice
         while training.agent.state.counters["num_env_steps"] < 1000:
             starts.append(training.agent.state.counters["num_env_steps"])
             iteration = training.iterate()
@@ -585,7 +585,7 @@ def test_results_say_whether_the_student_is_untrained(kind: str, tmp_path: Path)
     notes = []
     with open_training(config) as training:
         learner = training.agent.learner
-        assert "the first 2 iterations train the teacher" in str(learner.notice(10))
+        assert "is trained in the first 2 iterations;" in str(learner.notice(10))
         for number in range(4):
             saved = maml_rl.load(training.agent.save(tmp_path / str(number)))
             notes.append(learner.describe(training.agent.state)["note"])

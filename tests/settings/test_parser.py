@@ -145,6 +145,12 @@ def test_an_unknown_setting_is_refused_with_the_closest(settings, closest):
         load_config(**settings)
 
 
+def test_dynamics_of_an_environment_without_them_are_refused():
+    message = "env.dynamics.body_mass in .*: this environment has no dynamics to set"
+    with pytest.raises(UserError, match=message):
+        load_config(env={"name": "PointNavigation", "dynamics": {"body_mass": [0.5, 2]}})
+
+
 @pytest.mark.parametrize(
     "settings",
     [

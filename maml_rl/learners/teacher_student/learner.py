@@ -44,7 +44,6 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.text import counted
 
 TEACHER_ITERATIONS = "teacher_iterations"
 """Counter of the iterations that trained the teacher."""
@@ -183,13 +182,13 @@ class TeacherStudent(Learner):
         num_iterations, most = self.teacher_limits
         limits = []
         if num_iterations < most:  # an iteration takes at least one control step
-            limits.append(counted(num_iterations, "iteration"))
+            limits.append("iteration" if num_iterations == 1 else f"{num_iterations} iterations")
         if math.isfinite(most):
             limits.append(f"{most:,.0f} control steps")
         return (
-            f"notice: the first {' or '.join(limits)} train the teacher, which observes the "
-            "task; evaluations, videos and saved agents play the student, which is untrained until "
-            "then"
+            "notice: the teacher, which observes the task, is trained in the first "
+            f"{' or '.join(limits)}; evaluations, videos and saved agents play the student, which "
+            "is untrained until then"
         )
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
