@@ -123,9 +123,11 @@ def checked_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
     if is_memory and starts.any():
         is_memory = all(old.shape == new.shape for old, new in zip(state, fresh, strict=True))
     if not is_memory:
+        is_tuple = isinstance(state, tuple) and any(isinstance(part, np.ndarray) for part in state)
+        got = f"arrays of shapes {[np.shape(part) for part in state]}" if is_tuple else repr(state)
         raise UserError(
             f"state must be None or what the last call of predict returned for {number} "
-            f"observations, got {state!r:.100}"
+            f"observations, got {got:.100}"
         )
     return state
 

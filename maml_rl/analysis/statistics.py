@@ -154,10 +154,12 @@ class Response(NamedTuple):
         end: in the last ``WINDOW`` control steps of the episode.
         num_recovered: number of tasks whose own reward (mean over episodes and runs) drops neither
             right after the change nor by the end, or drops right after it and comes back; none of
-            those in which half of the episodes or more end before the horizon.
+            those in which half of the episodes or more end before the horizon, or that drop with
+            fewer than ``WINDOW`` control steps left.
         recovery: control steps until the running mean of ``WINDOW`` steps has come back
             ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
-            is never below ``before``, NaN if it does not come back within the episode.
+            is never below ``before``, NaN if it does not come back within the episode, or if fewer
+            than ``WINDOW`` control steps are left.
         lasts: whether more than half of the episodes last until the horizon.
     """
 
@@ -250,8 +252,7 @@ def recovery_text(value: Response) -> str:
       the control steps, or ``"not in the episode"``.
     - If not, but the reward at the end is: ``"drops later"``.
     - If neither is: ``"no drop"``.
-    - If fewer than ``WINDOW`` control steps after the change are common to all tasks, whose changes
-      come at different times: a dash.
+    - If fewer than ``WINDOW`` control steps after the change are common to all tasks: a dash.
     """
     if not value.lasts:
         return "not in the episode"

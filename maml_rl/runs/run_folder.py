@@ -90,8 +90,12 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"output {folder} cannot be written: {error}") from error
 
 
-def refuse_occupied(folder: Path) -> None:
+def refuse_occupied(folder: Path, *, resumable: bool = False) -> None:
     """Check that a folder of a new run does not exist or is empty.
+
+    Args:
+        folder: of the run.
+        resumable: whether the message names the flag that resumes a run in the folder.
 
     Raises:
         UserError: if it has files, or cannot be read.
@@ -101,7 +105,7 @@ def refuse_occupied(folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        is_run = (folder / "progress.csv").is_file()
+        is_run = resumable and (folder / "progress.csv").is_file()
         resume = f"--resume {shlex.quote(str(folder))}"
         advice = f", or resume the run in it with {resume}" if is_run else ""
         raise UserError(f"output {folder} exists and is not empty: choose another{advice}")

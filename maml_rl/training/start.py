@@ -93,7 +93,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
         output = user_path(config.output) if config.output else None
         if output is not None and ranks.leads:
-            refuse_occupied(output)  # before environments are made
+            refuse_occupied(output, resumable=True)  # before environments are made
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         folder = Path.cwd()
         with open_training(config, ranks, stop_flag.check) as training:
