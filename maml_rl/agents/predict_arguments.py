@@ -124,7 +124,8 @@ def checked_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
         is_memory = all(old.shape == new.shape for old, new in zip(state, fresh, strict=True))
     if not is_memory:
         is_tuple = isinstance(state, tuple) and any(isinstance(part, np.ndarray) for part in state)
-        got = f"arrays of shapes {[np.shape(part) for part in state]}" if is_tuple else repr(state)
+        shapes = [getattr(part, "shape", None) for part in state] if is_tuple else []
+        got = f"arrays of shapes {shapes}" if is_tuple else repr(state)
         raise UserError(
             f"state must be None or what the last call of predict returned for {number} "
             f"observations, got {got:.100}"

@@ -107,7 +107,8 @@ def test_the_state_of_another_agent_is_refused(agent: Agent, state: Any, tmp_pat
     for wrong in (state[:1], (*state, state[0]), (state[1], state[0])):
         with pytest.raises(UserError, match=r"state"):
             agent.predict(OBSERVATIONS, wrong, reward=REWARDS)
-    with pytest.raises(UserError, match=r"state must be None or .* for 2 observations"):
+    message = r"for 2 observations, got arrays of shapes \[\(3, 8\), \(3, 4\)\]"
+    with pytest.raises(UserError, match=message):
         agent.predict(OBSERVATIONS[:2], state, reward=REWARDS[:2])
 
 
