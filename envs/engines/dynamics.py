@@ -243,11 +243,11 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         field("dof_armature")[i, dofs] = _BLOCKED_ARMATURE
         field("dof_damping")[i, dofs] = _BLOCKED_ARMATURE * _BLOCKED_RATE
     for i, index in _disabled(tasks, "disabled_limb"):
-        driven = _driven_bodies(model)
-        actuators = np.isin(driven, limbs(model)[index])
+        limb, driven = limbs(model)[index], _driven_bodies(model)
+        actuators = np.isin(driven, limb)
         field("actuator_gear")[i, actuators] = 0
         first = driven[actuators].min()
-        lower = [body for body in limbs(model)[index] if body > first]
+        lower = [body for body in limb if body > first]
         field("geom_size")[i, np.isin(model.geom_bodyid, [first, *lower])] /= 2
         field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2
     return fields
