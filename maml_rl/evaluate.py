@@ -236,14 +236,12 @@ def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison.compare import Condition
     from maml_rl.settings.env import is_family
-    from maml_rl.settings.families import is_dynamics, lacks_change
+    from maml_rl.settings.families import held_out, is_dynamics, lacks_change
 
     # Checks and evaluations need each environment several times: resolve it once.
     resolved: dict[tuple[str, ...], EnvConfig] = {}
 
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:
-        from maml_rl.settings.families import held_out
-
         key = (repr(agent.config), *flags)
         if key not in resolved:
             config = dataclasses.replace(agent.config, env=held_out(agent.config.env))

@@ -16,7 +16,7 @@ CONTACT_BITS = int(
     | mjw.OverflowType.EPA_HORIZON
 )
 CONSTRAINT_BITS = int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ)
-# Bits that more memory prevents; those of the last two contact bits are limits of the library.
+# Bits that more memory prevents. HFIELD and EPA_HORIZON are limits of the library.
 MEMORY_BITS = CONSTRAINT_BITS | int(
     mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD
 )

@@ -45,6 +45,7 @@ class Point(GoalPosition):
 
     def observation(self, xp: Any, state: State) -> Array:
         """The position, (num_sims, 2)."""
+        # A copy: the engine moves the points in place.
         return xp.concat([state["position"]], axis=-1)
 
 

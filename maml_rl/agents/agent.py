@@ -29,7 +29,7 @@ from maml_rl.agents.predict_arguments import (
     continued_memory,
 )
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.base import BELIEF, Belief, Learner, LearnerState
 from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
 from maml_rl.policies.action_map import ActionMap, have_same_actions
 from maml_rl.policies.export import PlainPolicy, export, plain_policy
@@ -101,7 +101,7 @@ class Agent:
     def acting_tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors on which acting and adapting depend, in groups: state and belief."""
         tensors = {name: self.state.tensors.get(name, {}) for name in self.learner.ACTING}
-        return {**tensors, "belief": self.belief}
+        return {**tensors, BELIEF: self.belief}
 
     @property
     def num_iterations(self) -> int | None:
@@ -229,7 +229,7 @@ class Agent:
                 object without ``set_task`` or ``sample_tasks`` takes none: its arguments are fixed.
             num_steps: adaptation steps (for MAML, inner steps); default as in training.
             num_episodes: episodes per adaptation step; default as in training.
-            seed: seed of the episodes; the same task and seed give the same agent.
+            seed: seed of the episodes that it plays; the same task and seed give the same agent.
             episodes: logged episodes to use instead of an environment: an
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
                 adaptation step; or a sequence of logs, one per step. This agent must have played

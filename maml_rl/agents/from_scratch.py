@@ -56,6 +56,9 @@ class PPOSettings:
         return -(-num_env_steps // per_update) * per_update
 
 
+DEFAULT_PPO = PPOSettings()
+
+
 class LearningCurve(NamedTuple):
     """Mean return of a policy during training."""
 
@@ -72,7 +75,7 @@ def ppo_learning_curve(
     *,
     num_env_steps: int,
     seed: int,
-    settings: PPOSettings | None = None,
+    settings: PPOSettings = DEFAULT_PPO,
     num_points: int = 10,
     num_episodes: int = 20,
     progress: Callable[[int], object] = lambda num_env_steps: None,
@@ -89,7 +92,7 @@ def ppo_learning_curve(
         horizon: maximum length of an episode, control steps.
         num_env_steps: control steps of training, rounded up to a multiple of the steps per update.
         seed: seed of all random draws.
-        settings: settings of PPO; default is ``PPOSettings()``.
+        settings: settings of PPO.
         num_points: evaluations after the initial one, evenly spaced.
         num_episodes: episodes of each evaluation.
         progress: called after each rollout with its number of control steps.
@@ -99,7 +102,6 @@ def ppo_learning_curve(
         FloatingPointError: if an observation or reward is not finite, or every episode of an
             evaluation had an unstable simulation.
     """
-    settings = settings or PPOSettings()
     streams = RandomStreams(seed, Phase.EVALUATION)
     with (
         _global_generators_restored(),

@@ -8,9 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from maml_rl.learners.base import BELIEF, Belief, Learner, LearnerState, check_group
-from maml_rl.runs.checkpoint_files import Checkpoint
-
-_NUM_ADAPTATION_STEPS = "num_adaptation_steps"
+from maml_rl.runs.checkpoint_files import NUM_ADAPTATION_STEPS, Checkpoint
 
 
 class Restored(NamedTuple):
@@ -38,7 +36,7 @@ def agent_content(
     if num_adaptation_steps:
         tensors[BELIEF] = belief
     counters = learner.initial_state().counters
-    return tensors, {**counters, _NUM_ADAPTATION_STEPS: num_adaptation_steps}
+    return tensors, {**counters, NUM_ADAPTATION_STEPS: num_adaptation_steps}
 
 
 def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
@@ -54,11 +52,11 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     initial = learner.initial_state()
     tensors = {name: dict(group) for name, group in checkpoint.tensors.items()}
     num_adaptation_steps = 0
-    if _NUM_ADAPTATION_STEPS in checkpoint.values:
-        num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS)
+    if NUM_ADAPTATION_STEPS in checkpoint.values:
+        num_adaptation_steps = checkpoint.counter(NUM_ADAPTATION_STEPS)
     # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
     belief = tensors.pop(BELIEF, {})
-    if _NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
+    if NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
         theta = tensors.get("theta", {})
         belief = {name: value[None] for name, value in theta.items()}
         if "context" not in initial.tensors.get("theta", {}):
@@ -71,7 +69,7 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
     }
     absent = set(learner.OPTIONAL)
-    if _NUM_ADAPTATION_STEPS in checkpoint.values:  # a saved agent has what acting depends on
+    if NUM_ADAPTATION_STEPS in checkpoint.values:  # a saved agent has what acting depends on
         absent |= initial.tensors.keys() - set(learner.ACTING)
     for name in absent:
         tensors[name] = {**initial.tensors[name], **tensors.get(name, {})}

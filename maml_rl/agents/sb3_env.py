@@ -16,7 +16,7 @@ from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.single_env import close_env
 from maml_rl.sampling.task_vector_env import TaskVectorEnv, assign_tasks
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.env import EnvConfig, named_env
 from maml_rl.settings.ranges import check_integers
 
 SB3Env = gym.Env | VecEnv
@@ -176,8 +176,7 @@ def make_vec_env(
     check_integers(1, num_envs=num_envs)
     if seed is not None:
         check_integers(0, seed=seed)
-    if name is not None and resolve_env_id(name) != resolve_env_id(config.name):
-        config = EnvConfig(name=name)
+    config = config if name is None else named_env(name, config)
     env = make_task_vector_env(config, num_envs, horizon)
     env.np_random = np.random.default_rng(seed)
     tasks = list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs

@@ -122,7 +122,7 @@ def mean_rewards(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
     for stage in stages:
         rewards = (stage.rewards * stage.mask).reshape(num_tasks, -1, stage.rewards.shape[-1])
         is_valid = (~stage.discarded).reshape(num_tasks, -1, 1)
-        means.append((rewards * is_valid).sum(1) / is_valid.sum(1))
+        means.append(rewards.sum(1) / is_valid.sum(1))
     return torch.stack(means).cpu().numpy()
 
 
@@ -132,7 +132,7 @@ def lasting_shares(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
     for stage in stages:
         lasts = stage.mask[..., -1].reshape(num_tasks, -1)
         is_valid = (~stage.discarded).reshape(num_tasks, -1)
-        shares.append((lasts * is_valid).sum(1) / is_valid.sum(1))
+        shares.append(lasts.sum(1) / is_valid.sum(1))
     return torch.stack(shares).cpu().numpy()
 
 

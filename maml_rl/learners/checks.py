@@ -222,7 +222,7 @@ def _check_history(state: LearnerState, before: LearnerState, learner: Learner, 
         raise UserError(f"{what}: the history must be of mappings, got {entry!r:.100}")
     for name, value in entry.items():
         _check_tensor(value, f"{what}: {name} of the history")
-    learner.check_history_entry(state.history[-1], Path(f"the history after {what}"))
+    learner.check_history_entry(entry, Path(f"the history after {what}"))
 
 
 def check_after_training(

@@ -50,7 +50,7 @@ class IterationWatch(Stopwatch):
 
     def metrics(self) -> dict[str, float]:
         """Seconds of each part; with several processes, also the bytes exchanged."""
-        metrics = {f"time/{name}_s": value for name, value in self.seconds.items()}
+        metrics = super().metrics()
         if self._ranks.number > 1:
             metrics["time/exchanged_bytes"] = self._ranks.num_bytes - self._num_bytes_before
         return metrics

@@ -24,10 +24,11 @@ _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
 BEST = "best"
 """Name among the values of the best iteration."""
 IS_FINAL = "is_final"
+NUM_ADAPTATION_STEPS = "num_adaptation_steps"
 """Name among the values of whether the run had ended."""
 HISTORY = "history"
 """Name in a checkpoint, and of the folder of a run, of the entries of its history."""
-RESERVED_VALUES = {BEST, IS_FINAL, HISTORY, "run", "format_version", "num_adaptation_steps"}
+RESERVED_VALUES = {BEST, IS_FINAL, HISTORY, "run", "format_version", NUM_ADAPTATION_STEPS}
 """Names among the values that counters must not have."""
 LARGEST_COUNTER = 1 << 53
 """The largest integer up to which a float, and so a log, represents every integer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,26 @@ def check_actor(actor: Any) -> None:
         )
 
 
+def memory_tensors(memory: Memory, sizes: Sequence[int], like: Tensor) -> list[Tensor]:
+    """Return the arrays of a memory as tensors of the type and device of ``like``.
+
+    Args:
+        memory: to continue with.
+        sizes: of each array, which must be (N, size).
+        like: a parameter of the policy.
+
+    Raises:
+        UserError: if the arrays have other shapes, or are more or fewer.
+    """
+    if [part.shape[1:] for part in memory] != [(size,) for size in sizes]:
+        expected = " and ".join(f"(N, {size})" for size in sizes)
+        shapes = ", ".join(str(part.shape) for part in memory)
+        raise UserError(
+            f"the state of this agent must have arrays of shape {expected}, got {shapes}"
+        )
+    return [torch.from_numpy(np.ascontiguousarray(part)).to(like) for part in memory]
+
+
 def checked_outputs(outputs: Any, num_envs: int, action_map: ActionMap) -> np.ndarray:
     """Return what :meth:`Actor.act` returned.
 
@@ -170,13 +191,8 @@ class PolicyActor(Actor):
     def _remembered(self, memory: Memory) -> Tensor:
         """Return latent variables (T, E, L) from the memory."""
         like = next(iter(self._stack.values()))
-        (latents,) = memory
-        size = self._policy.latent_size
-        if latents.shape[1:] != (size,):
-            raise UserError(
-                f"the state of this agent must be of shape (N, {size}), got {latents.shape}"
-            )
-        return torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
+        (latents,) = memory_tensors(memory, [self._policy.latent_size], like)
+        return latents.unflatten(0, (len(like), -1))
 
     @property
     def memory(self) -> Memory | None:  # type: ignore[override]

@@ -25,7 +25,7 @@ from maml_rl.sampling.single_env import (
 )
 from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
-from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
+from maml_rl.settings.env import EnvConfig, check_arguments, named_env, resolve_env_id
 
 _log = logging.getLogger("maml_rl")
 _VECTOR_ENV_NOT_USED = "the vector environment of %s is not used, copies of the single one are: %s"
@@ -204,8 +204,7 @@ def as_task_vector_env(
     elif not isinstance(env, str | None):
         raise UserError(f"expected an environment id or an environment object, got {env!r:.100}")
     else:
-        if env is not None and resolve_env_id(env) != resolve_env_id(config.name):
-            config = EnvConfig(name=env)
+        config = config if env is None else named_env(env, config)
         vector_env = make_task_vector_env(
             config, num_envs, horizon, num_tasks=num_tasks, device=device
         )

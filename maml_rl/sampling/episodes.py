@@ -21,8 +21,8 @@ class Episodes:
     """
 
     observations: Tensor
-    """(T, E, H, *observation_shape), as :meth:`Actor.inputs` returned them: for MAML and RL²
-    normalised if the policy normalises, for PEARL raw.
+    """(T, E, H, *observation_shape), as :meth:`Actor.inputs` returned them: normalised if the
+    policy normalises, raw for PEARL.
 
     With a latent variable they end with it and with the mark of first steps."""
     actions: Tensor

@@ -234,7 +234,11 @@ class TaskSetter(gym.Wrapper):
             if now is before:
                 continue
             # The bounds of actions define what an output of the policy means.
-            is_same = _parts(now) == _parts(before) if kind == "observation" else now == before
+            is_same = (
+                _fixed_parts(now) == _fixed_parts(before)
+                if kind == "observation"
+                else now == before
+            )
             if not is_same:
                 raise UserError(
                     f"the {kind} space of environment {self.name!r} changes with the task: it was "
@@ -384,14 +388,14 @@ def _refuse_statistics(env: gym.Env, name: str) -> None:
         env = env.env
 
 
-def _parts(space: spaces.Space[Any]) -> Any:
+def _fixed_parts(space: spaces.Space[Any]) -> Any:
     """What a task must not change of a space: all but the bounds of its numbers."""
     if isinstance(space, spaces.Box):
         return space.shape, space.dtype
     if isinstance(space, spaces.Dict):
-        return {name: _parts(part) for name, part in space.spaces.items()}
+        return {name: _fixed_parts(part) for name, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [_parts(part) for part in space.spaces]
+        return [_fixed_parts(part) for part in space.spaces]
     return space
 
 

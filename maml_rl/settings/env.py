@@ -108,6 +108,20 @@ def resolve_env_id(name: str) -> str:
     )
 
 
+def named_env(name: str, config: EnvConfig) -> EnvConfig:
+    """The settings of an environment: ``config`` if it is of this one, otherwise its defaults.
+
+    Args:
+        name: as for :func:`resolve_env_id`.
+        config: settings of an environment, perhaps of another one.
+
+    Raises:
+        UserError: as :func:`resolve_env_id`.
+    """
+    is_same = resolve_env_id(name) == resolve_env_id(config.name)
+    return config if is_same else EnvConfig(name=name)
+
+
 def is_family_of_package(family: type) -> bool:
     """Whether the class of a task family is one of this package, not a user's."""
     return family.__module__.startswith("maml_envs.")

@@ -11,7 +11,7 @@ from maml_envs import env_id
 from maml_envs.engines.changes import CHANGED, change_time, has_change
 from maml_envs.engines.changes import lacks_change as lacks_change
 from maml_envs.engines.dynamics import FACTOR as FACTOR
-from maml_envs.engines.dynamics_setting import parse_dynamics as parse_dynamics
+from maml_envs.engines.dynamics_setting import parse_dynamics
 
 from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task

@@ -13,26 +13,20 @@ import docstring_parser
 from jsonargparse import ArgumentParser
 
 from maml_rl.errors import one_line
-from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.config import Config
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.families import family_of
 from maml_rl.settings.learners import (
     LEARNER_GROUPS,
     OUTER_CONFIGS,
-    BaselineConfig,
-    InnerConfig,
     LearnerConfig,
     learner_class,
     outer_class,
 )
-from maml_rl.settings.policy import PolicyConfig
 
-GROUPS: dict[str, type] = {
-    "policy": PolicyConfig,
-    "inner": InnerConfig,
-    "baseline": BaselineConfig,
-    "logging": LoggingConfig,
-}
+_SELECTED = ("env", "learner", "outer")
+"""Groups whose settings depend on a name."""
+GROUPS = {name: kind for name, kind in Config.GROUP_TYPES.items() if name not in _SELECTED}
 """Groups of settings by name. Which of them there are depends on the learner only."""
 NOT_SETTINGS = {"help", "version", "config", "resume", "print_config", "seeds", "dynamics"}
 """Flags that are not settings, so a file cannot contain them."""
@@ -139,7 +133,7 @@ def _add_run(group: Any) -> None:
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."
     )
-    _add_dataclass(group, Config, "", skip={"env", "learner", "outer", *GROUPS})
+    _add_dataclass(group, Config, "", skip={*_SELECTED, *GROUPS})
 
 
 def _add_env(group: Any, env_name: str) -> None:

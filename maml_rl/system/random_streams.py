@@ -89,5 +89,5 @@ class RandomStreams:
         return np.random.default_rng(self._sequence(_Purpose.PARAMETERS))
 
     def minibatches(self) -> np.random.Generator:
-        """Return the stream that divides the episodes of an iteration into minibatches."""
+        """Return the stream of an update: for minibatches, or draws from the replay."""
         return np.random.default_rng(self._sequence(_Purpose.MINIBATCHES))

@@ -17,3 +17,7 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds of each part, as metrics."""
+        return {f"time/{name}_s": value for name, value in self.seconds.items()}

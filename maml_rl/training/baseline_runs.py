@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from maml_rl.agents.agent import Agent
-from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
+from maml_rl.agents.from_scratch import DEFAULT_PPO, PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
 from maml_rl.analysis.tasks.words import number_text
@@ -188,7 +188,7 @@ def check_ppo(
     num_tasks: int,
     num_env_steps: int,
     seed: int,
-    settings: PPOSettings | None = None,
+    settings: PPOSettings = DEFAULT_PPO,
 ) -> Agent:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.
 
@@ -203,7 +203,7 @@ def check_ppo(
         raise UserError(
             f"num_tasks must be at most {NUM_TASKS}, the tasks of an evaluation, got {num_tasks}"
         )
-    description = _ppo_description(agent.config, num_env_steps, seed, settings or PPOSettings())
+    description = _ppo_description(agent.config, num_env_steps, seed, settings)
     _finished_tasks(baseline_folder(run, "ppo") / "results.json", description)
     return agent
 
@@ -230,7 +230,7 @@ def train_ppo(
     num_tasks: int,
     num_env_steps: int,
     seed: int = 0,
-    settings: PPOSettings | None = None,
+    settings: PPOSettings = DEFAULT_PPO,
 ) -> Path:
     """Train Stable-Baselines3's PPO from scratch on the first tasks of an evaluation with ``seed``.
 
@@ -250,7 +250,6 @@ def train_ppo(
             an evaluation, or results with other settings exist.
     """
     # Tasks.
-    settings = settings or PPOSettings()
     agent = check_ppo(
         run, num_tasks=num_tasks, num_env_steps=num_env_steps, seed=seed, settings=settings
     )

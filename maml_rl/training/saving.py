@@ -19,7 +19,7 @@ from maml_rl.runs.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
-from maml_rl.runs.checkpoint_files import HISTORY, IS_FINAL, Best, Checkpoint
+from maml_rl.runs.checkpoint_files import HISTORY, IS_FINAL, NUM_ADAPTATION_STEPS, Best, Checkpoint
 from maml_rl.runs.history import history_file, read_history, remove_unneeded, write_history
 from maml_rl.runs.progress_log import sync_metrics
 from maml_rl.sampling.failures import TooManyFailures
@@ -190,7 +190,7 @@ def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
         run: the run folder.
         checkpoint: its newest one.
     """
-    num_steps = checkpoint.values.get("num_adaptation_steps", 0)
+    num_steps = checkpoint.values.get(NUM_ADAPTATION_STEPS, 0)
     if num_steps:
         raise UserError(
             f"{run} holds an agent after {counted(num_steps, 'adaptation step')}, not a run to "

@@ -96,7 +96,7 @@ def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
         shutil.copytree(ROOT / source, tmp_path / name)
     package = tmp_path / "maml_rl"
     # 1. Settings.
-    module = package / "settings/learners/maml.py"
+    module = package / "settings/learners/outer.py"
     insert(module, "OUTER_CONFIGS: dict", settings + "\n\n")
     insert(module, "ProMPConfig, PPOConfig, AdamConfig", "SGDConfig, ")
     # 2. The step.

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.errors import UserError
 from maml_rl.learners.pearl.context_encoder import Posterior
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.sampling.actors import Actor, Memory
+from maml_rl.sampling.actors import Actor, Memory, memory_tensors
 
 
 class LatentActor(Actor):
@@ -59,7 +58,8 @@ class LatentActor(Actor):
         )
         mean, variance = (value[:, None].expand(-1, number, -1) for value in self._posterior)
         if self._remembered is not None:
-            self._latents = self._checked(self._remembered)
+            sizes = [self._networks.latent_size]
+            (self._latents,) = memory_tensors(self._remembered, sizes, self._posterior.mean)
         elif noise is None:
             self._latents = mean.flatten(0, 1)
         else:
@@ -69,16 +69,6 @@ class LatentActor(Actor):
     def memory(self) -> Memory:  # type: ignore[override]
         """The z of each episode."""
         return (self._latents.cpu().numpy(),)
-
-    def _checked(self, memory: Memory) -> Tensor:
-        """The z of a memory as a tensor."""
-        size = self._networks.latent_size
-        if len(memory) != 1 or memory[0].shape[1:] != (size,):
-            shapes = ", ".join(str(part.shape) for part in memory)
-            raise UserError(
-                f"the state of this agent must have an array of shape (N, {size}), got {shapes}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(memory[0])).to(self._posterior.mean)
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:

@@ -82,6 +82,10 @@ class PEARL(Learner):
 
     The history is the replay (:mod:`maml_rl.learners.pearl.replay`).
 
+    Deviation from Rakelly et al. (2019): in training, z of a later episode is inferred from the
+    earlier episodes of the same trial, as in a new task, and not from samples of the replay.
+    Outside training, z is drawn from the posterior from the second episode on.
+
     Args:
         networks: the architecture of actor and critics.
         encoder: the architecture of the encoder.

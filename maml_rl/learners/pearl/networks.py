@@ -1,4 +1,4 @@
-"""The actor and the critics of PEARL, as functions of parameters (Haarnoja et al. 2018)."""
+"""The actor and the critics of PEARL, as functions of parameters (Haarnoja et al. 2018a)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SquashedGaussian(NamedTuple):
     def sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions (..., A) and their log-probabilities (...).
 
-        log π(a) = Σ_i [log N(u_i) − log(1 − tanh²(u_i))] (Haarnoja et al. 2018, equation 21), where
+        log π(a) = Σ_i [log N(u_i) − log(1 − tanh²(u_i))] (Haarnoja et al. 2018a, equation 21). Here
         log(1 − tanh²(u)) = 2 (log 2 − u − softplus(−2u)), which does not overflow.
 
         Args:

@@ -1,7 +1,11 @@
-"""Soft actor-critic given z (Haarnoja et al. 2018, Rakelly et al. 2019, algorithm 1).
+"""Soft actor-critic given z (Rakelly et al. 2019, algorithm 1).
+
+Soft actor-critic is by Haarnoja et al. (2018a, arXiv:1801.01290; 2018b, arXiv:1812.05905).
 
 Deviation: two critics with target networks replace the paper's value network, and the temperature
-is learned, because this is the usual form of soft actor-critic now.
+is learned (2018b), because this is the usual form of soft actor-critic now. The squares of the
+policy's means and log standard deviations are not penalised, as they are in the code of Rakelly et
+al.
 
 Losses are minimised, and are those of each of T tasks. An update takes one step on the encoder and
 the critics, then one on the actor and the temperature.
@@ -171,7 +175,7 @@ def actor_loss(
 def temperature_loss(log_alpha: Tensor, log_probs: Tensor, target_entropy: float) -> Tensor:
     """Return −log α (log π + H̄), with the shape of ``log_probs``; it grows α if the entropy is low.
 
-    Deviation: the factor is −log α where Haarnoja et al. (2018, equation 18) have −α, as in their
+    Deviation: the factor is −log α where Haarnoja et al. (2018b, equation 18) have −α, as in their
     code: the gradient with respect to log α then does not vanish with α.
 
     Args:
@@ -294,7 +298,7 @@ def _critic_part(
     """Return the loss of encoder and critics ``theta``, of which ``part`` is a part of the tasks.
 
     It is the mean of the critics' loss over all ``num_tasks``, plus ``kl_weight`` times the sum of
-    the KL divergences.
+    the KL divergences, as in the code of Rakelly et al.
     """
     belief = encoder.empty(len(part.context), part.context)
     mask = torch.ones_like(part.context[..., 0])

@@ -12,7 +12,7 @@ from maml_rl.learners.recurrent.sequence import trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.memory import MemoryPolicy, action_distribution
-from maml_rl.sampling.actors import Actor, Memory
+from maml_rl.sampling.actors import Actor, Memory, memory_tensors
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.thread_pool import block_ends, map_blocks
 
@@ -63,27 +63,15 @@ class RecurrentActor(Actor):
                 for name in ("memory", "previous")
             )
         else:
-            self._memory, self._previous = self._checked(self._remembered)
+            sizes = [self._policy.memory_size, self._policy.previous_size]
+            like = self._belief["memory"]
+            self._memory, self._previous = memory_tensors(self._remembered, sizes, like)
         self._is_over = torch.zeros(len(self._memory), dtype=torch.bool, device=self._device)
         self._unseen = self._previous.new_tensor([torch.nan, 0])
 
     @property
     def _device(self) -> torch.device:
         return self._belief["memory"].device
-
-    def _checked(self, memory: Memory) -> list[Tensor]:
-        """The arrays of a memory as tensors."""
-        sizes = (self._policy.memory_size, self._policy.previous_size)
-        if len(memory) != 2 or any(
-            part.shape[1:] != (size,) for part, size in zip(memory, sizes, strict=True)
-        ):
-            shapes = ", ".join(str(part.shape) for part in memory)
-            raise UserError(
-                f"the state of this agent must have arrays of shape (N, {sizes[0]}) and "
-                f"(N, {sizes[1]}), got {shapes}"
-            )
-        like = self._belief["memory"]
-        return [torch.from_numpy(np.ascontiguousarray(part)).to(like) for part in memory]
 
     @property
     def memory(self) -> Memory:  # type: ignore[override]

@@ -66,13 +66,13 @@ def trial_sequence(
     ends = joined([stage.is_last for stage in stages])
     # What came before each step is what the step before it did.
     results = torch.stack([rewards, ends], dim=-1)
-    done = torch.cat([action_head.encoded(actions), results], dim=-1)
+    outcomes = torch.cat([action_head.encoded(actions), results], dim=-1)
     lengths = mask.sum(1).long()
-    index = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, done.shape[-1])
-    last = torch.where(lengths[:, None] > 0, done.gather(1, index)[:, 0], previous)
+    index = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, outcomes.shape[-1])
+    last = torch.where(lengths[:, None] > 0, outcomes.gather(1, index)[:, 0], previous)
     return TrialSequence(
         observations=joined([stage.observations for stage in stages]),
-        previous=torch.cat([previous[:, None], done[:, :-1]], dim=1),
+        previous=torch.cat([previous[:, None], outcomes[:, :-1]], dim=1),
         actions=actions,
         rewards=rewards,
         mask=mask,

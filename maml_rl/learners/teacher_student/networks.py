@@ -6,7 +6,8 @@ itself (Yu et al. 2017). The student acts by the same π, with its own estimate 
 
 Deviation: the student also reads rewards, because nothing else shows a goal. RMA's student is a
 GRU and not a convolution, because its memory is kept over the episodes of a trial. The teacher
-does not read the last action, which that of Kumar et al. does.
+does not read the last action, which that of Kumar et al. does; it is trained by PPO, that of Yu et
+al. by TRPO.
 """
 
 from __future__ import annotations

@@ -10,17 +10,19 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import load_object
 from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, without_required
 from maml_rl.settings.learners.maml import (
-    OUTER_CONFIGS,
-    AdamConfig,
     BaselineConfig,
     InnerConfig,
     JointConfig,
     MAMLConfig,
+    Surrogate,
+)
+from maml_rl.settings.learners.outer import (
+    OUTER_CONFIGS,
+    AdamConfig,
     OuterConfig,
     PPOConfig,
     ProMPConfig,
     ReptileConfig,
-    Surrogate,
     TRPOConfig,
 )
 from maml_rl.settings.learners.pearl import PEARLConfig

@@ -30,7 +30,7 @@ def adam_step(
     """
     watch = Stopwatch()
     surrogate, gradient = objective.surrogate_and_gradient(theta)
-    watch.lap("time/gradient_s")
+    watch.lap("gradient")
     new_theta, state = ascend(theta, gradient, state, config.step_size)
     metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": surrogate}
-    return new_theta, state, metrics | watch.seconds
+    return new_theta, state, metrics | watch.metrics()

@@ -78,7 +78,7 @@ def climb(
                 "outer/gradient_norm": float(gradient.norm()),
                 "outer/surrogate_before": value,
             }
-    watch.lap("time/gradient_s")
+    watch.lap("gradient")
     metrics["outer/surrogate_after"], metrics["outer/kl"] = objective.value(theta)
-    watch.lap("time/evaluation_s")
-    return dict(theta), state, metrics | watch.seconds
+    watch.lap("evaluation")
+    return dict(theta), state, metrics | watch.metrics()

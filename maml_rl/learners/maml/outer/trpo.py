@@ -81,19 +81,19 @@ def trpo_step(
     """
     watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
-    watch.lap("time/gradient_s")
+    watch.lap("gradient")
     fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
     direction, curvature = natural_direction(
         gradient, fisher, config.cg_iterations, config.cg_damping
     )
-    watch.lap("time/conjugate_gradient_s")
+    watch.lap("conjugate_gradient")
     new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
-    watch.lap("time/line_search_s")
+    watch.lap("line_search")
     metrics |= {
         "outer/gradient_norm": float(gradient.norm()),
         "outer/surrogate_before": old_surrogate,
     }
-    return new_theta, state, metrics | watch.seconds
+    return new_theta, state, metrics | watch.metrics()
 
 
 def natural_direction(
