@@ -401,7 +401,7 @@ MUTANTS = [
     Mutant("maml_rl/analysis/comparison/saved_evaluations.py", 'if file["sha256"] != _digest(content):', "if False:", "a changed number in a saved evaluation"),
     Mutant("maml_rl/training/start.py", "number = next(_run_numbers)", "number = 0", "a second run takes the folder of the first"),
     Mutant("maml_rl/system/safe_yaml.py", "if twice:", "if False:", "a YAML key twice"),
-    Mutant("maml_rl/agents/sb3_env.py", "return normalizer is not None and normalizer.norm_obs", "return False", "an actor of normalised observations"),
+    Mutant("maml_rl/agents/sb3_env.py", "is_normalized = normalizer is not None and normalizer.norm_obs", "is_normalized = False", "an actor of normalised observations"),
     Mutant("maml_rl/agents/sb3_import.py", "sorted(policy.keys() & architecture.keys())", "[]", "settings of the network in place of the model's"),
     Mutant("maml_rl/agents/learner_checkpoint.py", 'if "context" not in initial.tensors.get("theta", {}):', "if True:", "a saved learner without its context"),
     Mutant("maml_rl/runs/pretrained.py", "folder = run.resolve()", "folder = run", "results written into the package"),

@@ -94,7 +94,7 @@ def _window(config: EnvConfig, horizon: int) -> Iterator[TaskSetter]:
         raise UserError(
             f"environment {config.name!r} has no window: its render modes are "
             f'{", ".join(modes) or "none"}, expected human in metadata["render_modes"] of its '
-            f"class; {_RECORD}"
+            f"class{f'; {_RECORD}' if 'rgb_array' in modes else ''}"
         )
     with _glfw() if is_mujoco else contextlib.nullcontext():
         # Open the window; most environments do it at the first reset

@@ -88,11 +88,15 @@ class WithoutWindow(Shown):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
 
+class WithoutImages(Shown):
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+
 @pytest.fixture(autouse=True)
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     before = dict(gym.registry)
-    for env in (Shown, OfMujoco, WithoutWindow):
+    for env in (Shown, OfMujoco, WithoutWindow, WithoutImages):
         gym.register(id=f"{env.__name__}-v0", entry_point=env)
     EVENTS.clear()
     yield
@@ -257,7 +261,9 @@ def test_it_stops_when_the_user_closes_mujocos_window(
         ("Shown", {}, ["--num_steps=-1"], "--num_steps"),
         ("Shown", {"fails_in": "open"}, [], "No available video device"),
         ("Shown", {"fails_in": "reset"}, [], "No available video device"),
-        ("WithoutWindow", {}, [], "'WithoutWindow-v0' has no window: its render modes are rgb_ar"),
+        ("WithoutWindow", {}, [], "has no window: its render modes are rgb_array"),
+        ("WithoutWindow", {}, [], "class; python -m maml_rl.record RUN writes a video"),
+        ("WithoutImages", {}, [], "its render modes are none, expected human in metadata"),
     ],
 )
 def test_what_cannot_be_played_is_refused(
@@ -273,6 +279,7 @@ def test_what_cannot_be_played_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert problem in line
+    assert ("maml_rl.record" in line) == (name == "WithoutWindow")
     assert shown("step") == []
 
 

@@ -20,7 +20,7 @@ from maml_rl.agents.episode_log import (
     to_episodes,
     warn_unless_sampled,
 )
-from maml_rl.agents.learner_checkpoint import agent_content
+from maml_rl.agents.learner_checkpoint import ACTIONS, agent_content
 from maml_rl.agents.predict_arguments import (
     checked_flags,
     checked_memory,
@@ -31,7 +31,7 @@ from maml_rl.agents.predict_arguments import (
 from maml_rl.errors import UserError
 from maml_rl.learners.base import BELIEF, Belief, Learner, LearnerState
 from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
-from maml_rl.policies.action_map import ActionMap, have_same_actions
+from maml_rl.policies.action_map import ActionMap, actions_text, have_same_actions
 from maml_rl.policies.export import PlainPolicy, export, plain_policy
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
@@ -551,10 +551,9 @@ class Agent:
         tensors, values = agent_content(
             self.learner, self.state, self.belief, self.num_adaptation_steps
         )
+        run = {**origin(self.config), ACTIONS: actions_text(self.action_space)}
         with unwritable_refused(folder):
-            save_checkpoint(
-                folder / "checkpoints", 0, tensors, {**values, "run": origin(self.config)}
-            )
+            save_checkpoint(folder / "checkpoints", 0, tensors, {**values, "run": run})
         return folder
 
 

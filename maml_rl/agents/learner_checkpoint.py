@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gymnasium import spaces
 from torch import Tensor
 
+from maml_rl.errors import UserError
 from maml_rl.learners.base import BELIEF, Belief, Learner, LearnerState, check_group
+from maml_rl.policies.action_map import actions_text
 from maml_rl.runs.checkpoint_files import NUM_ADAPTATION_STEPS, Checkpoint
+
+ACTIONS = "actions"
+"""Key of the action space in what identifies a checkpoint's run."""
 
 
 class Restored(NamedTuple):
@@ -37,6 +43,25 @@ def agent_content(
         tensors[BELIEF] = belief
     counters = learner.initial_state().counters
     return tensors, {**counters, NUM_ADAPTATION_STEPS: num_adaptation_steps}
+
+
+def check_actions(checkpoint: Checkpoint, space: spaces.Space[Any]) -> None:
+    """Refuse a checkpoint whose agent was trained with other actions.
+
+    Args:
+        checkpoint: the checkpoint; one of an earlier version does not know its actions.
+        space: of the actions of its environment now.
+
+    Raises:
+        UserError: if they differ: outputs of the policy would mean other actions.
+    """
+    run, now = checkpoint.values.get("run"), actions_text(space)
+    written = run.get(ACTIONS, now) if isinstance(run, dict) else now
+    if written != now:
+        raise UserError(
+            f"checkpoint {checkpoint.path} was written with the actions {written}, but those of "
+            f"its environment are now {now}: the policy would act differently"
+        )
 
 
 def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:

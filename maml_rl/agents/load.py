@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from maml_rl.agents.agent import Agent
-from maml_rl.agents.learner_checkpoint import restored
+from maml_rl.agents.learner_checkpoint import check_actions, restored
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.learners.make import make_learner
 from maml_rl.runs.checkpoint import load_iteration, load_newest
@@ -82,6 +82,7 @@ def _load_agent(checkpoint: Checkpoint, config: Config, device: torch.device) ->
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space = env.single_observation_space
         action_space = env.single_action_space
+    check_actions(checkpoint, action_space)
     learner = make_learner(config, observation_space, action_space, device)
     state, belief, num_adaptation_steps = restored(checkpoint, learner)
     return Agent(

@@ -241,7 +241,8 @@ def _normalizes_observations(env: object) -> bool:
     """Whether an environment has a wrapper that normalises observations."""
     if isinstance(env, VecEnv):
         normalizer = unwrap_vec_normalize(env)
-        return normalizer is not None and normalizer.norm_obs
+        is_normalized = normalizer is not None and normalizer.norm_obs
+        return is_normalized or any(env.env_is_wrapped(gym.wrappers.NormalizeObservation))
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.NormalizeObservation):
             return True

@@ -91,6 +91,13 @@ def has_two_bounds(space: spaces.Box) -> np.ndarray:
 
 def have_same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     """Return whether two spaces of one type have the same actions; dtypes of a Box may differ."""
-    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
-        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
-    return one == other
+    return actions_text(one) == actions_text(other)
+
+
+def actions_text(space: spaces.Space[Any]) -> str:
+    """Return a text that is equal for spaces with the same actions: in a Box, bounds in float32."""
+    if not isinstance(space, spaces.Box):
+        return str(space)
+    with np.errstate(over="ignore"):
+        low, high = (bound.astype(np.float32).tolist() for bound in (space.low, space.high))
+    return f"Box({low}, {high})"

@@ -22,6 +22,7 @@ from maml_rl.sampling.single_env import (
     close_env,
     has_box_observations,
     make_task_setter,
+    refuse_statistics,
 )
 from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
@@ -138,10 +139,13 @@ def _vector_env_with_tasks(
         return None
     autoreset_mode = env.metadata.get("autoreset_mode")
     has_tasks = hasattr(env, "sample_tasks")
-    if has_tasks and autoreset_mode is AutoresetMode.DISABLED:
+    has_arrays = has_box_observations(env.single_observation_space)
+    if has_tasks and has_arrays and autoreset_mode is AutoresetMode.DISABLED:
         return env
     if has_tasks:
         reason = f"its autoreset_mode is {autoreset_mode}, not AutoresetMode.DISABLED"
+        if not has_arrays:
+            reason = f"its observations are {env.single_observation_space}, not a Box with an axis"
         _log.info(_VECTOR_ENV_NOT_USED, env_id, reason)
     close_env(env, env_id)
     return None
@@ -196,6 +200,8 @@ def as_task_vector_env(
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
+        for each in (env, *getattr(env.unwrapped, "envs", ())):
+            refuse_statistics(each, config.name)
         if hasattr(env, "set_tasks"):
             with_tasks: Any = env
         else:

@@ -13,7 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.wrappers import FlattenObservation, NormalizeObservation, NormalizeReward
+from gymnasium.wrappers.vector import NormalizeReward as VectorNormalizeReward
 
 from maml_rl.errors import MamlRLWarning, UserError, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
@@ -53,7 +55,7 @@ class TaskSetter(gym.Wrapper):
     ) -> None:
         super().__init__(_with_box_observations(env))
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        _refuse_statistics(env, self.name)
+        refuse_statistics(env, self.name)
         if drawn_tasks is not None and _method(env, "sample_tasks") is not None:
             raise UserError(
                 f"{drawn_tasks.setting}: environment {self.name!r} draws its tasks itself, by "
@@ -263,7 +265,9 @@ class TaskSetter(gym.Wrapper):
             return array
         with np.errstate(invalid="ignore"):
             converted = array.astype(dtype)
-        if not np.can_cast(array.dtype, dtype, "same_kind") and (converted != array).any():
+        # A wider integer may not fit; a floating-point number is only rounded.
+        is_rounding = dtype.kind == "f" and np.can_cast(array.dtype, dtype, "same_kind")
+        if not is_rounding and (converted != array).any():
             raise UserError(
                 f"{method} of environment {self.name!r} returned an observation of {array.dtype}, "
                 f"but its observation space has {dtype}, which cannot hold its values"
@@ -368,19 +372,19 @@ def takes_episode(env: gym.Env) -> bool:
     return env.has_wrapper_attr("takes_episode") and bool(env.get_wrapper_attr("takes_episode"))
 
 
-def _refuse_statistics(env: gym.Env, name: str) -> None:
+def refuse_statistics(env: gym.Env | VectorEnv, name: str) -> None:
     """Refuse wrappers with running statistics: no checkpoint has them, and every copy has its own.
 
     Raises:
         UserError: if there is one.
     """
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.NormalizeObservation):
+    while isinstance(env, (gym.Wrapper, VectorWrapper)):
+        if isinstance(env, NormalizeObservation):
             raise UserError(
                 f"environment {name!r} normalises observations by statistics that no checkpoint "
                 "has: leave out NormalizeObservation, and set policy.normalize_observations"
             )
-        if isinstance(env, gym.wrappers.NormalizeReward):
+        if isinstance(env, (NormalizeReward, VectorNormalizeReward)):
             raise UserError(
                 f"environment {name!r} normalises rewards by statistics that no checkpoint has: "
                 "leave out NormalizeReward; advantages are normalised anyway"

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from maml_rl.agents.learner_checkpoint import restored
+from maml_rl.agents.agent import Agent
+from maml_rl.agents.learner_checkpoint import ACTIONS, check_actions, restored
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Learner, LearnerState
+from maml_rl.learners.base import LearnerState
+from maml_rl.policies.action_map import actions_text
 from maml_rl.runs.checkpoint import (
     NewestCheckpoint,
     latest_checkpoint,
@@ -96,19 +96,12 @@ def better_of(best: Best | None, iteration: int, value: float) -> Best | None:
     return Best(iteration, value) if is_better else best
 
 
-def save_state(
-    run: Path,
-    config: Config,
-    state: LearnerState,
-    best: Best | None = None,
-    is_final: bool = False,
-) -> None:
-    """Write a checkpoint of the state, unless it exists; a final one replaces it.
+def save_state(run: Path, agent: Agent, best: Best | None = None, is_final: bool = False) -> None:
+    """Write a checkpoint of the training state, unless it exists; a final one replaces it.
 
     Args:
         run: the run folder.
-        config: settings of the run.
-        state: the state.
+        agent: in training.
         best: the best iteration so far, if the run keeps it.
         is_final: whether the run has ended, and the learner has chosen what it chooses then.
 
@@ -116,34 +109,29 @@ def save_state(
         CannotWriteError: if it cannot be written.
     """
     folder = run / "checkpoints"
+    state = agent.state
     iteration = state.counters["iteration"]
     if (folder / f"{iteration:06d}").exists() and not is_final:
         return
-    values = {**state.counters, "run": _origin(config), IS_FINAL: is_final}
+    run_values = {**_origin(agent.config), ACTIONS: actions_text(agent.action_space)}
+    values = {**state.counters, "run": run_values, IS_FINAL: is_final}
     with writing():
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
-        keep = config.logging.keep_checkpoints
+        keep = agent.config.logging.keep_checkpoints
         values |= write_history(run, state.history, iteration)
         save_checkpoint(folder, iteration, state.tensors, values, keep, best)
         if state.history and keep:
             remove_unneeded(run)
 
 
-def save_after(
-    error: BaseException,
-    run: Path,
-    config: Config,
-    state: LearnerState,
-    best: Best | None = None,
-) -> None:
+def save_after(error: BaseException, run: Path, agent: Agent, best: Best | None = None) -> None:
     """Save the last finished iteration, if there is one, and log how to continue.
 
     Args:
         error: the error that stops the run; the caller raises it again.
         run: the run folder.
-        config: settings of the run.
-        state: state after the last finished iteration.
+        agent: after the last finished iteration.
         best: see :func:`save_state`.
 
     Raises:
@@ -154,7 +142,7 @@ def save_after(
     resume_with = resume_command(run)
     # The messages of these errors already contain the command to resume.
     is_reported = isinstance(error, (KeyboardInterrupt, CannotWriteError))
-    iteration = state.counters["iteration"]
+    iteration = agent.state.counters["iteration"]
     if iteration == 0:
         if not (is_reported or isinstance(error, TooManyFailures)):
             log(
@@ -167,7 +155,7 @@ def save_after(
     with contextlib.suppress(*ignored), signals_held():
         # Save the last finished iteration.
         try:
-            save_state(run, config, state, best)
+            save_state(run, agent, best)
         except CannotWriteError as failure:
             if is_reported:
                 raise
@@ -198,27 +186,24 @@ def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def restored_state(
-    run: Path, newest: NewestCheckpoint, config: Config, learner: Learner, device: torch.device
-) -> LearnerState:
+def restored_state(run: Path, newest: NewestCheckpoint, agent: Agent) -> LearnerState:
     """Return the training state in a checkpoint.
 
     Args:
         run: the run folder.
         newest: its newest sound checkpoint.
-        config: settings of the run.
-        learner: made from them.
-        device: of the tensors.
+        agent: of the run's settings, before training.
 
     Raises:
         UserError: if the checkpoint belongs to another run, or does not fit.
     """
     checkpoint = newest.checkpoint
-    checkpoint.check_run(_origin(config))
-    state = restored(checkpoint, learner).state
-    entries = read_history(run, checkpoint, device)
+    checkpoint.check_run(_origin(agent.config))
+    check_actions(checkpoint, agent.action_space)
+    state = restored(checkpoint, agent.learner).state
+    entries = read_history(run, checkpoint, agent.device)
     for name, entry in entries.items():
-        learner.check_history_entry(entry, history_file(run, name))
+        agent.learner.check_history_entry(entry, history_file(run, name))
     return state._replace(history=tuple(entries.values()))
 
 

@@ -169,8 +169,7 @@ def _resume(ranks: Ranks, run: Path, config: Config, callbacks: Sequence[Callbac
         opened = open_training(start, ranks, stop_flag.check)
         with opened as training, write_failures_reported(run):
             if newest is not None:
-                learner = training.agent.learner
-                state = restored_state(run, newest, config, learner, training.agent.device)
+                state = restored_state(run, newest, training.agent)
                 training = training._replace(agent=training.agent.with_state(state))
             ranks.wait()  # until every process has read the checkpoint
             has_ended = newest is not None and newest.checkpoint.is_final

@@ -130,7 +130,7 @@ class TrainingRun:
                 finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
                 notify(self.callbacks, "on_end", self.run)
             except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
-                save_after(error, self.folder, self.config, self.training.agent.state, self.best)
+                save_after(error, self.folder, self.training.agent, self.best)
                 if isinstance(error, KeyboardInterrupt):
                     number = getattr(error, "number", signal.SIGINT)
                     is_last = self.iteration >= self.config.num_iterations
@@ -175,7 +175,7 @@ class TrainingRun:
         with signals_held():
             forget_results(self.folder, self.config)
             state = training.agent.state
-            save_state(self.folder, self.config, state, self.best, is_final=True)
+            save_state(self.folder, training.agent, self.best, is_final=True)
             self.training = training
             self.run.agent = training.agent
             self.has_ended = True
@@ -234,7 +234,7 @@ class TrainingRun:
             is_last = is_stopped or iteration == self.config.num_iterations
             # The last state is saved after the learner's choice.
             if not is_last and (is_best or _is_due(iteration, logging.checkpoint_every)):
-                save_state(self.folder, self.config, state, best)
+                save_state(self.folder, training.agent, best)
             if failures:
                 log(f"iteration {iteration}: {summary(failures)}")
 

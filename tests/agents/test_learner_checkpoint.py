@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from helpers.runs import assert_same_state, last, tiny
 
 import maml_rl
@@ -210,3 +213,38 @@ def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, value: float) -
     save_checkpoint(run / "checkpoints", 1, checkpoint.tensors, checkpoint.values)
     with pytest.raises(UserError, match=rf"advantage_std in .* must be positive, got \[{value}\]"):
         maml_rl.load(run)
+
+
+class Bounded(gym.Env):
+    """Its class has the bounds of its actions."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Box(-0.4, 0.4, (1,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), float(action[0]), False, False, {}
+
+
+def test_other_bounds_of_actions_than_in_training_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would scale the policy's outputs. Those of another dtype are the same."""
+    monkeypatch.setitem(gym.registry, "Bounded-v0", EnvSpec("Bounded-v0", entry_point=Bounded))
+    run = maml_rl.train(tiny(tmp_path / "run", env={"name": "Bounded-v0"}, num_iterations=1))
+    saved = maml_rl.load(run).save(tmp_path / "saved")
+    monkeypatch.setattr(Bounded, "action_space", spaces.Box(-0.4, 0.4, (1,), np.float64))
+    for folder in (run, saved):
+        maml_rl.load(folder).adapt(Bounded())
+    monkeypatch.setattr(Bounded, "action_space", spaces.Box(-0.4, 1.2, (1,), np.float32))
+    message = r"written with the actions Box\(\[-0\.4.*\], \[0\.4.*now Box\(\[-0\.4.*\[1\.2"
+    for folder in (run, saved):
+        with pytest.raises(UserError, match=message):
+            maml_rl.load(folder)
+    with pytest.raises(UserError, match=message):
+        maml_rl.resume(run, num_iterations=2)

@@ -524,6 +524,8 @@ def test_an_environment_that_normalises_observations_is_refused() -> None:
         agent.to_sb3(VecNormalize(DummyVecEnv([lambda: point])))
     with pytest.raises(UserError, match="env normalises observations"):
         agent.to_sb3(gym.wrappers.ClipAction(gym.wrappers.NormalizeObservation(point)))
+    with pytest.raises(UserError, match="env normalises observations"):
+        agent.to_sb3(DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(point)]))
     agent.to_sb3(VecNormalize(DummyVecEnv([lambda: point]), norm_obs=False))
 
 

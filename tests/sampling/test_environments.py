@@ -610,6 +610,28 @@ def test_a_vector_environment_that_resets_by_itself_is_not_used(caplog) -> None:
         gym.registry.pop("NextStep-v0")
 
 
+class DictVectorEnv(NextStepVectorEnv):
+    """Has tasks, but observations that are not arrays."""
+
+    def __init__(self, num_envs: int, max_episode_steps: int) -> None:
+        super().__init__(num_envs, max_episode_steps)
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+        self.single_observation_space = spaces.Dict(x=spaces.Box(-1, 1, (1,)))
+
+
+def test_a_vector_environment_without_arrays_is_not_used(caplog) -> None:
+    """The single environment's observations are flattened."""
+    caplog.set_level("INFO", logger="maml_rl")
+    gym.register(id="Dict-v0", entry_point=Countdown, vector_entry_point=DictVectorEnv)
+    try:
+        env = make_task_vector_env(EnvConfig(name="Dict-v0"), 2, 5)
+        assert isinstance(env, GymTaskVectorEnv)
+        assert "not a Box with an axis" in caplog.text
+        env.close()
+    finally:
+        gym.registry.pop("Dict-v0")
+
+
 @pytest.mark.parametrize(("name", "num_envs"), [("TestPlain-v0", 3), ("HalfCheetahVel", 60)])
 def test_copies_of_an_environment_are_one_per_task(name: str, num_envs: int) -> None:
     """Those of a batch engine, which steps them together, are one per episode."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import NormalizeReward, RecordEpisodeStatistics
 from helpers.odd_environments import LIMIT, EndsEarly, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
@@ -363,9 +363,13 @@ class TestObservations:
         assert (episodes.observations[..., 0] == 7).all()
 
     @both_ways
-    def test_numbers_that_the_space_cannot_hold_are_refused(self, vectorization: Any) -> None:
-        env = EnvConfig(name="odd/Integers-v0", kwargs={"scale": 0.1}, vectorization=vectorization)
-        message = "observation of float64, but its observation space has uint8"
+    @pytest.mark.parametrize(("scale", "dtype"), [(0.1, "float64"), (100, "int64")])
+    def test_numbers_that_the_space_cannot_hold_are_refused(
+        self, scale: float, dtype: str, vectorization: Any
+    ) -> None:
+        kwargs = {"scale": scale}
+        env = EnvConfig(name="odd/Integers-v0", kwargs=kwargs, vectorization=vectorization)
+        message = f"observation of {dtype}, but its observation space has uint8"
         with pytest.raises(UserError, match=message):
             collected(env, num_tasks=2)
 
@@ -387,6 +391,19 @@ class TestObservations:
         env = gym.wrappers.ClipAction(wrapper(Walk()))
         with pytest.raises(UserError, match=message):
             TaskSetter(env)
+        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        with pytest.raises(UserError, match=message), as_task_vector_env(vector, EnvConfig(), 1, 5):
+            pass
+
+    def test_statistics_around_a_vector_environment_are_refused(self) -> None:
+        """Gymnasium normalises observations there only with autoreset, which is refused."""
+        vector = SyncVectorEnv([Walk], autoreset_mode=AutoresetMode.DISABLED)
+        env = RecordEpisodeStatistics(NormalizeReward(vector))
+        with (
+            pytest.raises(UserError, match="leave out NormalizeReward"),
+            as_task_vector_env(env, EnvConfig(), 1, 5),
+        ):
+            pass
 
     def test_one_without_entries_is_refused(self) -> None:
         env = Walk()
