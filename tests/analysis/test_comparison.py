@@ -171,14 +171,17 @@ def test_runs_with_other_tasks_are_refused(runs):
     other = dataclasses.replace(
         second.agent, config=dataclasses.replace(second.agent.config, env=env)
     )
+    finished: list[str] = []
     with pytest.raises(UserError, match="different tasks"):
         compare(
-            [first, dataclasses.replace(second, agent=other)],
+            [first, dataclasses.replace(second, agent=other), second],
             [CONDITION],
             num_tasks=3,
             num_episodes=2,
             seed=0,
+            progress=finished.append,
         )
+    assert finished == ["a"], "refused at the first difference"
 
 
 @pytest.mark.slow
