@@ -37,6 +37,10 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("maml_rl/sampling/single_env.py", 'dtype.kind == "f" and np.can_cast', "np.can_cast", "integers that wrap around"),
+    Mutant("maml_rl/sampling/environments.py", '(env, *getattr(env.unwrapped, "envs", ()))', "(env,)", "normalised observations in a vector environment"),
+    Mutant("maml_rl/agents/learner_checkpoint.py", "if written != now:", "if False:", "actions with other bounds than in training"),
+    Mutant("maml_rl/policies/action_map.py", "bound.astype(np.float32).tolist()", "bound.tolist()", "equal bounds of other types are different"),
     Mutant("envs/engines/dynamics.py", "[first, *lower])] /= 2", "lower)] /= 2", "a disabled limb with its whole upper part"),
     Mutant("envs/engines/dynamics.py", 'field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2', "pass", "a disabled limb in two pieces"),
     Mutant("envs/engines/dynamics.py", 'field("actuator_gear")[i, actuators] = 0', "pass", "a disabled limb with forces"),
@@ -584,7 +588,13 @@ TESTS = {
     "maml_rl/system/safe_yaml.py": ["test_fuzzing.py"],
     "maml_rl/agents/sb3_env.py": ["agents/test_sb3.py"],
     "maml_rl/agents/sb3_import.py": ["agents/test_sb3.py"],
-    "maml_rl/agents/learner_checkpoint.py": ["agents/test_agent_of_own_learner.py"],
+    "maml_rl/agents/learner_checkpoint.py": [
+        "agents/test_agent_of_own_learner.py",
+        "agents/test_learner_checkpoint.py",
+    ],
+    "maml_rl/policies/action_map.py": ["agents/test_learner_checkpoint.py"],
+    "maml_rl/sampling/single_env.py": ["sampling/test_odd_environments.py"],
+    "maml_rl/sampling/environments.py": ["sampling/test_odd_environments.py"],
     "maml_rl/runs/pretrained.py": ["runs/test_pretrained.py"],
     "maml_rl/analysis/run_labels.py": ["training/test_engine.py", "training/test_callbacks.py"],
     "maml_rl/env_flags.py": ["test_cli.py"],
