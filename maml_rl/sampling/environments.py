@@ -201,7 +201,7 @@ def as_task_vector_env(
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
         for each in (env, *getattr(env.unwrapped, "envs", ())):
-            refuse_statistics(each, config.name)
+            refuse_statistics(each, str(env))
         if hasattr(env, "set_tasks"):
             with_tasks: Any = env
         else:
