@@ -278,17 +278,20 @@ class EndsEarly(Walk):
 
 
 class Integers(Walk):
-    """Declares bytes, and returns numbers of another type; ``scale`` 1 leaves integers."""
+    """Declares bytes, and returns numbers of another type; ``scale`` 1 leaves int64."""
 
     observation_space = spaces.Box(0, 255, (2,), np.uint8)
 
-    def __init__(self, scale: float = 1.0, render_mode: str | None = None) -> None:
+    def __init__(
+        self, scale: float = 1.0, dtype: str = "float64", render_mode: str | None = None
+    ) -> None:
         super().__init__(render_mode)
         self.scale = scale
+        self.dtype = dtype
 
     def observation(self) -> np.ndarray:
         integers = np.array([7, min(int(10 * abs(self.position)), 255)])
-        return integers if self.scale == 1 else integers * self.scale
+        return integers if self.scale == 1 else (integers * self.scale).astype(self.dtype)
 
 
 class Breaks(Walk):

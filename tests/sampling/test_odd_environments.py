@@ -363,11 +363,13 @@ class TestObservations:
         assert (episodes.observations[..., 0] == 7).all()
 
     @both_ways
-    @pytest.mark.parametrize(("scale", "dtype"), [(0.1, "float64"), (100, "int64")])
+    @pytest.mark.parametrize(
+        ("scale", "dtype"), [(0.1, "float64"), (100, "int64"), (100, "uint16")]
+    )
     def test_numbers_that_the_space_cannot_hold_are_refused(
         self, scale: float, dtype: str, vectorization: Any
     ) -> None:
-        kwargs = {"scale": scale}
+        kwargs = {"scale": scale, "dtype": dtype}
         env = EnvConfig(name="odd/Integers-v0", kwargs=kwargs, vectorization=vectorization)
         message = f"observation of {dtype}, but its observation space has uint8"
         with pytest.raises(UserError, match=message):
