@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 
 from maml_rl.analysis.statistics import FEW_RUNS
 
@@ -22,10 +23,11 @@ COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC
 """Okabe and Ito (2008) without yellow, which is hardly visible; neighbours differ in lightness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """Nine markers: coprime to the seven colours, so that 63 lines look different."""
-_LONGEST_OF_TWO_COLUMNS = 32
-"""Characters of a label in a legend with two columns."""
 _CHARACTERS_PER_INCH = 12
-HEIGHT_OF_A_LINE = 0.18
+_LEGEND_CHARACTERS_PER_INCH = 14
+_CHARACTERS_OF_A_HANDLE = 7
+"""Width of the line before a label of a legend, with its gaps."""
+HEIGHT_OF_A_LINE = 0.2
 """Of a legend, in inches."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
@@ -107,15 +109,33 @@ def finish_figure(figure: Figure, title: str) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = _labelled(figure.axes[0])
     if len(labels) > 1:
-        num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
-        labels = [wrapped(label, figure.get_figwidth()) for label in labels]
-        # The axes keep their height if a long label takes several lines.
-        num_more = sum(label.count("\n") for label in labels)
-        figure.set_figheight(figure.get_figheight() + HEIGHT_OF_A_LINE * num_more)
-        place: Any = {"loc": "outside lower center", "ncols": num_columns, "fontsize": 9}
-        set_texts(figure.legend(handles, ["?"] * len(labels), **place), labels)
+        add_legend(figure, handles, labels)
     set_title(figure, title)
     return figure
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Add a legend below the axes, in two columns if they fit; the figure grows by its height.
+
+    Args:
+        figure: figure with a width of its own.
+        handles: one per label.
+        labels: shown as they are: Matplotlib skips those that begin with _, and reads $.
+    """
+    width = figure.get_figwidth()
+    middle = math.ceil(len(labels) / 2)
+    columns = [labels[:middle], labels[middle:]]
+    longest = [max(map(len, column), default=0) + _CHARACTERS_OF_A_HANDLE for column in columns]
+    if sum(longest) > _LEGEND_CHARACTERS_PER_INCH * width:
+        columns = [[wrapped(label, width) for label in labels]]
+    num_lines = max(sum(1 + label.count("\n") for label in column) for column in columns)
+    figure.set_figheight(figure.get_figheight() + HEIGHT_OF_A_LINE * num_lines)
+    place: Any = {"loc": "outside lower center", "ncols": len(columns), "frameon": False}
+    legend = figure.legend(handles, ["?"] * len(labels), fontsize=9, **place)
+    shown = itertools.chain.from_iterable(columns)
+    for entry, text in zip(legend.get_texts(), shown, strict=True):
+        entry.set_text(text)
+        entry.set_parse_math(False)
 
 
 def set_title(figure: Figure, title: str) -> None:
@@ -130,13 +150,6 @@ def _labelled(axes: Axes) -> tuple[list[Artist], list[str]]:
     pairs = [(artist, str(artist.get_label())) for artist in artists]
     pairs = [pair for pair in pairs if pair[1] and not re.fullmatch(r"_child\d+", pair[1])]
     return [artist for artist, _ in pairs], [label for _, label in pairs]
-
-
-def set_texts(legend: Legend, texts: Sequence[str]) -> None:
-    """Set the texts of a legend as they are: Matplotlib skips _ at their start, and reads $."""
-    for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set_text(text)
-        entry.set_parse_math(False)
 
 
 def wrapped(text: str, width: float) -> str:

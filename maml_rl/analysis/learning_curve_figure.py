@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -15,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from maml_rl.analysis.figures import COLORS, MARKERS, encoded, new_figure, set_texts
+from maml_rl.analysis.figures import COLORS, MARKERS, add_legend, encoded, new_figure
 from maml_rl.analysis.learning_curves import X_AXES, Curve, Group, Run, View, return_after
 from maml_rl.analysis.run_labels import group_settings
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
@@ -56,7 +54,7 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
         stage = f", {group.stage_label}" if view.metric is None and len(stages) > 1 else ""
-        entries.append((line, textwrap.fill(label + seeds + stage, 80)))
+        entries.append((line, label + seeds + stage))
     # Axes, title and legend.
     returns = "return"
     if len(stages) == 1:
@@ -67,7 +65,8 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     if title is None and len(families) == 1 < len(groups):
         (title,) = families
     axes.set_title(title or "", parse_math=False)
-    _add_legend(figure, [*entries, *_explanations(groups, view)])
+    handles, texts = zip(*entries, *_explanations(groups, view), strict=True)
+    add_legend(figure, handles, texts)
     return figure
 
 
@@ -132,21 +131,6 @@ def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist,
         yield Line2D([], [], color="grey", linewidth=0.7), "single runs"
     if max(num_runs) > FEW_RUNS:
         yield Patch(color="grey", alpha=0.3, linewidth=0), "95 % interval over runs (Student's t)"
-
-
-def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
-    """Add a legend below the axes; the figure grows by its height."""
-    texts = [text for _, text in entries]
-    num_columns = 1 if max(len(text) for text in texts) > 40 else 2
-    num_lines = sum(1 + text.count("\n") for text in texts) / num_columns
-    figure.set_figheight(figure.get_figheight() + 0.2 * num_lines)
-    place: Any = {
-        "loc": "outside lower center",
-        "ncols": num_columns,
-        "frameon": False,
-        "fontsize": 9,
-    }
-    set_texts(figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place), texts)
 
 
 def check_figure_path(path: Path) -> None:

@@ -82,7 +82,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     whose return is measured; else the axis of episodes is logarithmic, but with 0. Methods without
     adaptation are dashed lines without markers.
     """
-    figure = new_figure(6, 4.4)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     most = max(int(entry.episodes_used[-1]) for entry in comparison.main) or 1
     styles = styles_of(comparison)
@@ -182,7 +182,7 @@ def change_figure(comparison: Comparison) -> Figure | None:
     stages = sorted({k for entry in comparison.main for k in entry.responses})
     if not stages:
         return None
-    figure = new_figure(1 + 5 * len(stages), 4.2)
+    figure = new_figure(1 + 5 * len(stages), 4)
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
     styles = styles_of(comparison)
     for axes, k in zip(panels, stages, strict=True):
@@ -206,7 +206,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     scratch = comparison.scratch
     assert scratch is not None, "called only with curves from scratch"
     tasks = list(scratch.tasks)
-    figure = new_figure(6, 4.2)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     # Methods that adapt, or observe the task.
     styles = styles_of(comparison)
@@ -252,7 +252,7 @@ def sweep_figure(
         trained: its range in training, if known.
         others: what the other values of the tasks are, for the title.
     """
-    figure = new_figure(6, 4.2)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     entries = comparison.sweep(name)
     labels = list(dict.fromkeys(entry.label for entry in entries))
@@ -288,8 +288,9 @@ def sweep_figure(
         axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel=return_at(stages))
     name_ticks(axes.xaxis, name, values, comparison)
-    title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
-    return finish_figure(figure, f"{title}\n{spread_of(entries)}")
+    what = f"{name.replace('_', ' ')} fixed, other values {others}"
+    title = f"{subject_of(comparison)}\n{what}\n{spread_of(entries)}"
+    return finish_figure(figure, title)
 
 
 def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:

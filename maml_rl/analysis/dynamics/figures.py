@@ -29,7 +29,7 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
         return None
     most = max(int(entry.episodes_used[-1]) for entry in adapting)
     styles = styles_of(robustness.comparison)
-    figure = new_figure(9, 4.4)
+    figure = new_figure(9, 4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, where in zip(panels, REGIONS, strict=True):
         for entry in entries:
