@@ -37,6 +37,9 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("envs/engines/dynamics.py", 'multiply("jnt_actfrcrange", joints, values)', "pass", "strength without the limit of the joint"),
+    Mutant("envs/engines/dynamics.py", "multiply(others, slice(None), values)", "pass", "friction without that of pairs"),
+    Mutant("envs/engines/dynamics.py", "z * np.sin(slope)", "np.sin(slope)", "a slope that goes downhill"),
     Mutant("maml_rl/sampling/single_env.py", 'dtype.kind == "f" and np.can_cast', "np.can_cast", "integers that wrap around"),
     Mutant("maml_rl/sampling/environments.py", '(env, *getattr(env.unwrapped, "envs", ()))', "(env,)", "normalised observations in a vector environment"),
     Mutant("maml_rl/agents/learner_checkpoint.py", "if written != now:", "if False:", "actions with other bounds than in training"),

@@ -67,8 +67,8 @@ def has_change(names: Collection[str]) -> bool:
     if lacks_change(names):
         times = [name for name in CHANGE_TIMES if name in names]
         raise ValueError(
-            f"{' and '.join(times)} without a changed value: add one such as {CHANGED}body_mass, "
-            f"or {PUSH}"
+            f"{' and '.join(times)} without a changed value: add one such as {CHANGED}body_mass "
+            f"(or {PUSH}, if the root can move along x)"
         )
     return _says_what_changes(names)
 

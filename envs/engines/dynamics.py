@@ -10,8 +10,8 @@ untouched model, so a task does not depend on the previous one.
 | `geom_friction` | factor on all friction coefficients, including the floor's | factor | 1 |
 | `dof_damping` | factor on every joint's damping, if all of it is linear | factor | 1 |
 | `actuator_gear` | factor on every actuator's gear | factor | 1 |
-| `actuator_strength` | factor on every actuator's force, also that of a servo | factor | 1 |
-| `gravity` | magnitude | m/s² | the model's |
+| `actuator_strength` | factor on the force of every actuator, and on its limits | factor | 1 |
+| `gravity` | magnitude; the direction is the model's | m/s² | the model's |
 | `slope` | slope of the ground, uphill along +x; implemented by tilting gravity | rad | 0 |
 | `disabled_actuator` | index of the actuator that exerts no force | | −1, none |
 | `disabled_joint` | index of the actuator whose joint is blocked | | −1, none |
@@ -20,7 +20,8 @@ untouched model, so a task does not depend on the previous one.
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
 The six factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
-the one for all elements. All can change within a task, see :mod:`maml_envs.engines.changes`.
+the one for all elements. The friction of a `<pair>` and the limit of a tendon's force have only the
+factor for all. All parameters can change within a task, see :mod:`maml_envs.engines.changes`.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four
 legs of the ant, the two of the half cheetah.
 
@@ -106,6 +107,8 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
     }
     if (driven_joints(model) < 0).any():
         del known["disabled_joint"]  # some actuator does not drive a joint
+    if model.opt.gravity[:2].any():
+        del known["slope"]  # the ground is not below
     if not _has_linear_actuators(model):
         del known["actuator_strength"]
     if np.any(getattr(model, "dof_dampingpoly", 0)):
@@ -165,6 +168,12 @@ _FIELDS = {
 }
 """Model fields that a factor multiplies, unless it is one of the same name."""
 
+_FIELDS_OF_ALL = {
+    "geom_friction": "pair_friction",
+    "actuator_strength": "tendon_actfrcrange",
+}
+"""A field without the same elements, which only the factor for all multiplies."""
+
 
 def _has_linear_actuators(model: mujoco.MjModel) -> bool:
     """Whether the parameters of gains and biases are factors, as those of a muscle are not."""
@@ -219,6 +228,11 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
             fields[name] = np.repeat(model_field(model, name)[None], num_sims, axis=0)
         return fields[name]
 
+    def multiply(name: str, rows: Any, values: np.ndarray) -> None:
+        """Multiply rows of a field by a factor for each simulation."""
+        part = field(name)
+        part[:, rows] *= values.reshape(-1, *[1] * (part.ndim - 1))
+
     # factors on all elements or on one
     for name, values in tasks.items():
         quantity, _, element = name.partition("/")
@@ -226,18 +240,27 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
             continue
         rows = elements(model, quantity)[element] if element else slice(None)
         for target in _FIELDS.get(quantity, (quantity,)):
-            part = field(target)
-            part[:, rows] *= values.reshape(-1, *[1] * (part.ndim - 1))
+            multiply(target, rows, values)
+        others = _FIELDS_OF_ALL.get(quantity)
+        if others is not None and not element and model_field(model, others).size:
+            multiply(others, slice(None), values)
+        if quantity == "actuator_strength" and model.jnt_actfrclimited.any():
+            joints = np.unique(driven_joints(model)[rows]) if element else slice(None)
+            multiply("jnt_actfrcrange", joints, values)
     # gravity: its magnitude, tilted by the slope
     if "gravity" in tasks or "slope" in tasks:
         gravity = field("opt.gravity")
-        magnitude = tasks.get("gravity", np.linalg.norm(gravity, axis=1))
-        slope = tasks.get("slope", np.zeros(num_sims))
-        direction = np.stack([-np.sin(slope), np.zeros(num_sims), -np.cos(slope)], axis=1)
+        nominal = np.linalg.norm(model.opt.gravity)
+        x, y, z = model.opt.gravity / nominal if nominal > 0 else (0.0, 0.0, -1.0)
+        magnitude = tasks.get("gravity", np.full(num_sims, nominal))
+        slope = tasks.get("slope", np.zeros(num_sims))  # only where x and y are 0
+        direction = np.stack([x + z * np.sin(slope), np.full(num_sims, y), z * np.cos(slope)], 1)
         gravity[:] = magnitude[:, None] * direction
     # defects
     for i, index in _disabled(tasks, "disabled_actuator"):
         field("actuator_gear")[i, index] = 0
+        if model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_BODY:  # adhesion has no gear
+            field("actuator_gainprm")[i, index] = 0
     for i, index in _disabled(tasks, "disabled_joint"):
         dofs = model.dof_jntid == driven_joints(model)[index]
         field("dof_armature")[i, dofs] = _BLOCKED_ARMATURE

@@ -110,6 +110,8 @@ def _is_frame_skip(value: Any) -> bool:
 
 def _moves_along_x(model: mujoco.MjModel) -> bool:
     """Whether the first velocity is that of the root along x."""
+    if model.njnt == 0:
+        return False
     if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
         return True
     data = mujoco.MjData(model)

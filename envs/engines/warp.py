@@ -47,6 +47,7 @@ _VARIED = (
     "body_mass",
     "body_inertia",
     "geom_friction",
+    "pair_friction",
     "geom_size",
     "geom_pos",
     "dof_armature",
@@ -55,6 +56,8 @@ _VARIED = (
     "actuator_gainprm",
     "actuator_biasprm",
     "actuator_forcerange",
+    "jnt_actfrcrange",
+    "tendon_actfrcrange",
 )
 _CONSTANTS = (
     "body_subtreemass",
@@ -148,7 +151,7 @@ class WarpEngine:
         model.opt.warn_overflow = 0  # failure shows it
         model.opt.graph_conditional = self._device.is_cpu or wp.is_conditional_graph_supported()
         model.callback.contactfilter = self._align_contacts
-        fields = {name: wp.to_torch(getattr(model, name)) for name in _VARIED}
+        fields = {name: wp.to_torch(getattr(model, name)) for name in batched if name in _VARIED}
         fields["opt.gravity"] = wp.to_torch(model.opt.gravity)
         return model, fields
 

@@ -140,6 +140,19 @@ def test_a_slope_goes_uphill_along_x(bench: MujocoRobot) -> None:
         np.testing.assert_allclose(run("fall")[1, -1], -size * np.cos(slope), rtol=1e-9)
 
 
+def test_gravity_keeps_its_direction(tmp_path: Path) -> None:
+    path = tmp_path / "arm.xml"
+    path.write_text(SERVO.format(POSITION).replace("<mujoco>", PLANAR))
+    robot = MujocoRobot(str(path), frame_skip=1, camera_name=None)
+    assert "slope" not in robot.parameters
+    engine = _engine(robot, {"gravity": [4.0, 5.0, 0.0]})
+    gravity = engine.batch.expand("opt.gravity")
+    np.testing.assert_allclose(gravity, np.outer([4.0, 5.0, 0.0], [0.6, -0.8, 0.0]), atol=1e-15)
+
+
+PLANAR = '<mujoco> <option gravity="3 -4 0"/>'
+
+
 def test_friction_holds_on_a_slope_up_to_its_angle(bench: MujocoRobot) -> None:
     slope = math.atan(MU) * np.array([0.95, -0.95, 1.05, 1.05, -1.05, 0.95])
     factor = np.array([1.0, 1.0, 1.2, 1.0, 1.0, 0.8])
@@ -160,6 +173,19 @@ def test_stopping_distance(bench: MujocoRobot, name: str, factors: list[float]) 
     position, velocity = _simulate(bench, {name: factors}, 1500, along=2.0)("along")[:, -1]
     np.testing.assert_allclose(position, 2.0**2 / (2 * MU * np.array(factors) * G), rtol=0.02)
     assert abs(velocity).max() < 0.01
+
+
+def test_stopping_distance_with_the_friction_of_a_pair(tmp_path: Path) -> None:
+    path = tmp_path / "pair.xml"
+    pair = f'<contact><pair geom1="floor" geom2="box" friction="{MU / 2} {MU / 2}"/></contact>'
+    path.write_text(
+        BENCH.replace('<geom type="box"', '<geom name="box" type="box"').replace(
+            "<actuator>", f"{pair}<actuator>"
+        )
+    )
+    robot, factors = MujocoRobot(str(path), frame_skip=1, camera_name=None), [1.0, 2.0]
+    position = _simulate(robot, {"geom_friction": factors}, 1500, along=2.0)("along")[0, -1]
+    np.testing.assert_allclose(position, 2.0**2 / (MU * np.array(factors) * G), rtol=0.02)
 
 
 @pytest.mark.parametrize("name", ["dof_damping", "dof_damping/spin"])
@@ -202,11 +228,34 @@ POSITION = (
 )
 
 
-@pytest.mark.parametrize("name", ["actuator_strength", "actuator_strength/elbow"])
+LIMIT = f'{{}}range="-{SERVO_LIMIT} {SERVO_LIMIT}"'
+UNLIMITED = POSITION.replace(LIMIT.format("force"), "")
+LIMITED_JOINT = SERVO.replace("<joint ", f"<joint {LIMIT.format('actuatorfrc')} ", 1)
+LIMITED_TENDON = SERVO.replace(
+    "<actuator>",
+    f"""<tendon> <fixed name="cord" {LIMIT.format("actuatorfrc")}>
+      <joint joint="elbow" coef="1"/> </fixed></tendon> <actuator>""",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (SERVO.format(POSITION), "actuator_strength"),
+        (SERVO.format(POSITION), "actuator_strength/elbow"),
+        (LIMITED_JOINT.format(UNLIMITED), "actuator_strength"),
+        (LIMITED_JOINT.format(UNLIMITED), "actuator_strength/elbow"),
+        (
+            LIMITED_TENDON.format(UNLIMITED.replace("joint=", "tendon=").replace("elbow", "cord")),
+            "actuator_strength",
+        ),
+    ],
+    ids=["servo", "servo of a joint", "joint", "joint of a joint", "tendon"],
+)
 @pytest.mark.parametrize("angle", [0.3, -0.9])  # the force is within its limits, and at one
-def test_strength_of_a_servo(tmp_path: Path, name: str, angle: float) -> None:
+def test_strength_of_a_servo(tmp_path: Path, model: str, name: str, angle: float) -> None:
     path = tmp_path / "servo.xml"
-    path.write_text(SERVO.format(POSITION))
+    path.write_text(model)
     robot = MujocoRobot(str(path), frame_skip=1, camera_name=None)
     factors, speed, control = np.array([0.0, 0.5, 1.0, 3.0]), -0.4, 0.5
     engine = _engine(robot, {name: factors})
@@ -225,6 +274,30 @@ def test_muscles_have_no_strength(tmp_path: Path) -> None:
     names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
     assert "actuator_gear/elbow" in names
     assert [name for name in names if "strength" in name] == []
+
+
+def test_a_model_without_joints_cannot_be_pushed(tmp_path: Path) -> None:
+    path = tmp_path / "post.xml"
+    path.write_text('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
+    names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert "push_velocity" not in names
+
+
+def test_a_disabled_adhesion_does_not_adhere(tmp_path: Path) -> None:
+    path = tmp_path / "gripper.xml"
+    path.write_text(
+        """<mujoco> <option gravity="0 0 0"/> <worldbody>
+          <geom type="plane" size="1 1 1"/>
+          <body name="pad" pos="0 0 0.1"> <joint type="slide" axis="0 0 1"/>
+            <geom type="sphere" size="0.1" mass="1" margin="0.1"/> </body>
+        </worldbody>
+        <actuator><adhesion body="pad" gain="30" ctrlrange="0 1"/></actuator> </mujoco>"""
+    )
+    robot = MujocoRobot(str(path), frame_skip=1, camera_name=None)
+    engine = _engine(robot, {"disabled_actuator": [-1, 0]}, ("qfrc_actuator",))
+    engine.reset(np.arange(2), {"qpos": np.full((2, 1), 0.01), "qvel": np.zeros((2, 1))})
+    engine.step(None, np.ones((2, 1)))
+    np.testing.assert_allclose(engine.state["qfrc_actuator"][:, 0], [-30.0, 0.0])
 
 
 def test_damping_that_is_not_linear_has_no_factor(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import copy
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import maml_envs
@@ -209,6 +210,51 @@ def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
     tolerance = 5e-3
     assert np.abs(in_c.state["qvel"] - nominal.state["qvel"]).max() > 100 * tolerance
     assert difference(engine, in_c, "qvel").max() < tolerance
+
+
+LIMITS_AND_PAIR = """
+<mujoco>
+  <option gravity="0 0 -9.81"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="9 9 1"/>
+    <body pos="0 0 2"> <joint name="elbow" axis="0 1 0" actuatorfrcrange="-1 1"/>
+      <inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/> </body>
+    <body pos="0 5 2"> <joint name="wrist" axis="0 1 0"/>
+      <inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/> </body>
+    <body pos="0 0 0.1"> <joint type="slide" axis="1 0 0"/> <joint type="slide" axis="0 0 1"/>
+      <geom name="puck" type="sphere" size="0.1" mass="1"/> </body>
+  </worldbody>
+  <contact> <pair geom1="floor" geom2="puck" friction="0.2 0.2"/> </contact>
+  <tendon> <fixed name="cord" actuatorfrcrange="-1 1"><joint joint="wrist" coef="1"/></fixed>
+  </tendon>
+  <actuator>
+    <motor joint="elbow" ctrlrange="-9 9"/> <motor tendon="cord" ctrlrange="-9 9"/>
+  </actuator>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "sign"), [("actuator_strength", [0, 1], 1), ("geom_friction", [2], -1)]
+)
+def test_limits_and_pairs_equal_mujoco_in_c(
+    name: str, columns: list[int], sign: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(LIMITS_AND_PAIR)
+    robot = MujocoRobot(str(path), frame_skip=5, camera_name=None)
+    engine, in_c = make_engine(robot, 3), robot.batch_engine(3, 1, ())
+    start = {"qpos": np.zeros((3, 4)), "qvel": np.tile([0.0, 0.0, 1.0, 0.0], (3, 1))}
+    for one in (engine, in_c):
+        one.set_dynamics({name: np.array([0.5, 1.0, 2.0])})
+    reset_all(engine, start)
+    in_c.reset(np.arange(3), start)
+    for _ in range(10):
+        engine.step(torch.full((3, 2), 9.0, device=DEVICE))
+        in_c.step(None, np.full((3, 2), 9.0))
+    assert difference(engine, in_c, "qvel").max() < 1e-4
+    # each simulation has a factor of its own
+    assert (sign * np.diff(in_c.state["qvel"][:, columns], axis=0) > 0.01).all()
 
 
 def test_a_disabled_limb_of_the_ant_is_a_stump() -> None:
