@@ -168,7 +168,7 @@ def _evaluated(
     device = resolve_device(args.device)
     subjects = subjects_of_runs(args.runs, device, args.num_steps, args.iteration, args.labels)
     if args.iteration is None:
-        _say_unfinished(subjects)
+        _say_stopped(subjects)
     if not args.no_baselines:
         with_oracle = not is_changed
         subjects += subjects_of_baselines(subjects, device, args.num_steps, with_oracle)
@@ -207,15 +207,20 @@ def _evaluated(
     return comparison, conditions[0].env_of(subjects[0].agent)
 
 
-def _say_unfinished(subjects: Sequence[Subject]) -> None:
-    """Say of each run that has not ended which iteration is evaluated."""
+def _say_stopped(subjects: Sequence[Subject]) -> None:
+    """Say of each run that has not ended, or ended early, which iteration is evaluated."""
     from maml_rl.runs.pretrained import run_name
 
     for subject in subjects:
-        if not subject.agent.is_final:
+        agent, config = subject.agent, subject.agent.config
+        number, budget = agent.num_iterations, config.max_env_steps
+        is_short = number is not None and number < config.num_iterations
+        has_budget_left = budget is None or agent.state.counters["num_env_steps"] < budget
+        if not agent.is_final or (is_short and has_budget_left):
+            what = "was stopped early" if agent.is_final else "has not ended"
             say(
-                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
-                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
+                f"{run_name(subject.source)} {what}: it is evaluated after iteration "
+                f"{number} of {config.num_iterations}"
             )
 
 

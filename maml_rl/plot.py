@@ -39,10 +39,11 @@ def make_parser() -> Parser:
         prog="python -m maml_rl.plot",
         description="Plot learning curves of runs and print a table. Runs that "
         "differ only in the seed (or in settings of length, device, output or logging) form one "
-        "line, their mean at the iterations that all of them have; a pretrained policy is a "
-        "separate line. Two or three runs are also plotted as thin lines; four or more get a band, "
-        "the 95 % interval over runs (Student's t). The table shows the mean over the last 5 % of "
-        "these iterations, and the same interval.",
+        "line, their mean at equal values of the x-axis, up to the last that all of them reach; a "
+        "pretrained policy is a separate line. Two or three runs are also plotted as thin lines; "
+        "four or more get a band, the 95 % interval over runs (Student's t). The table shows the "
+        "mean over the last 5 % of this part against control steps, and the same interval; hours "
+        "are the mean over runs.",
     )
     parser.add_argument(
         "runs",

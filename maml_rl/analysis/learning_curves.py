@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,7 @@ X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]]
 }
 """Label and values of each horizontal axis."""
 _RETURN_AFTER = r"train/return_after_(\d+)_steps"
-_FINAL_PART = 20  # final values are means over the last 1/20 of the iterations
+_FINAL_PART = 20  # final values are means over the last 1/20 of a curve
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of the S runs of a group, at the N iterations that all runs logged it at.
+    """One metric of the S runs of a group, at N points of the x-axis.
 
     Args:
         series: all values of each run.
-        iteration: (N,).
-        x: (N,), mean over runs.
-        values: (S, N).
+        x: (N,), up to the last one that all runs reach.
+        values: (S, N), interpolated linearly between those of a run.
     """
 
     series: Sequence[Series]
-    iteration: np.ndarray
     x: np.ndarray
     values: np.ndarray
 
@@ -127,9 +124,9 @@ class Curve:
 
     @property
     def final(self) -> np.ndarray:
-        """Mean of each run over the last 5 % of the iterations, at least one, (S,)."""
-        num_iterations = math.ceil(self.values.shape[1] / _FINAL_PART)
-        return self.values[:, -num_iterations:].mean(axis=1)
+        """Mean of each run over the last 5 % of the points, at least one, (S,)."""
+        num_points = math.ceil(self.values.shape[1] / _FINAL_PART)
+        return self.values[:, -num_points:].mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -172,25 +169,18 @@ class Group:
         return stage_label(0, is_episode=self.stage_is_episode)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
-        """Return a metric of all runs, at the iterations that all of them logged it at.
+        """Return a metric of all runs, up to the last x that all of them reach.
 
-        Raises:
-            UserError: if there is no such iteration.
+        The runs are compared at equal x, not in equal iterations: an iteration may have more
+        control steps in one run than in another, because episodes end early. The points are those
+        of the run that has the most, and the last x. Before its first value, a run has that value.
         """
         series = [run.series(metric, x, smooth) for run in self.runs]
-        iteration = functools.reduce(np.intersect1d, [one.iteration for one in series])
-        if not iteration.size:
-            names = " and ".join(str(run.folder) for run in self.runs)
-            raise UserError(f"{names} have no iteration in common that has a value of {metric}")
-        masks = [np.isin(one.iteration, iteration) for one in series]
-        x_of_runs = [one.x[mask] for one, mask in zip(series, masks, strict=True)]
-        y_of_runs = [one.y[mask] for one, mask in zip(series, masks, strict=True)]
-        return Curve(
-            series=series,
-            iteration=iteration,
-            x=np.stack(x_of_runs).mean(axis=0),
-            values=np.stack(y_of_runs),
-        )
+        end = min(one.x[-1] for one in series)
+        until_end = [one.x[one.x <= end] for one in series]
+        points = np.union1d(max(until_end, key=len), [end])
+        values = [np.interp(points, one.x, one.y) for one in series]
+        return Curve(series=series, x=points, values=np.stack(values))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -270,23 +260,24 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         metric = view.metric_of(group)
         curve = group.curve(metric, "steps")
         final = curve.final
-        last = int(curve.iteration[-1])
-        hours = group.curve(metric, "time").x[-1]
+        iterations = sorted({int(one.iteration[-1]) for one in curve.series})
+        hours = float(np.mean([run.hours for run in group.runs]))
         low, high = mean_interval(final)
         interval = "" if len(final) == 1 else f"[{low:.4g}, {high:.4g}]"
         # Row and notes.
-        lengths = [str(last), f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
+        lengths = ["-".join(map(str, iterations[:: max(1, len(iterations) - 1)]))]
+        lengths += [f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
         if view.metric is None:
             lengths.append(str(group.episodes_used))
         rows.append([label, str(len(final)), *lengths, f"{final.mean():.4g}", interval])
-        longest = int(max(one.iteration[-1] for one in curve.series))
-        if longest > last:
+        longest = max(one.x[-1] for one in curve.series)
+        if longest > curve.x[-1]:
             notes.append(
-                f"{label}: cut to the {last} iterations that all its runs have; the longest has "
-                f"{longest}"
+                f"{label}: cut to the {curve.x[-1]:.4g} million control steps that all its runs "
+                f"have; the longest has {longest:.4g} million"
             )
     metrics = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
-    what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
+    what = "mean over the last 5 % of the curve; interval over runs by Student's t"
     notes.append(f"final: {metrics}, {what}")
     return "\n".join([*text_table(rows, num_left_aligned=1), *notes])
 

@@ -57,21 +57,29 @@ def group_settings(config: Config) -> Settings:
 
 
 def settings_of_runs(configs: Sequence[Config], folders: Sequence[Path]) -> list[Settings]:
-    """Return :func:`group_settings` of runs; pretrained policies and other runs do not share them.
+    """Return :func:`group_settings` of runs; those of another source do not share them.
 
-    If a pretrained policy and a run have the same settings, all have ``source`` in addition:
-    ``pretrained``, or ``own run``.
+    If a pretrained policy, a run and an agent that :meth:`Agent.save` wrote have the same settings,
+    or two of them, all have ``source`` in addition: ``pretrained``, ``own run`` or ``saved agent``.
+    A saved agent may not have been trained by its settings, as one from Stable-Baselines3.
 
     Args:
         configs: of the runs.
         folders: of the runs; a pretrained policy may be its name.
     """
     settings = [group_settings(config) for config in configs]
-    sources = ["pretrained" if is_pretrained(find_run(one)) else "own run" for one in folders]
+    sources = [_source(find_run(folder)) for folder in folders]
     pairs = list(zip(settings, sources, strict=True))
     if not any(one == other and a != b for one, a in pairs for other, b in pairs):
         return settings
     return [{**one, "source": source} for one, source in pairs]
+
+
+def _source(run: Path) -> str:
+    """Return where a run comes from: ``"pretrained"``, ``"own run"`` or ``"saved agent"``."""
+    if is_pretrained(run):
+        return "pretrained"
+    return "own run" if (run / "progress.csv").exists() else "saved agent"
 
 
 def _with_one_spelling(values: Mapping[str, Any]) -> dict[str, Any]:

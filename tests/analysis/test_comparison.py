@@ -139,6 +139,37 @@ def test_a_run_that_has_not_ended_has_its_iteration_in_the_output(tmp_path, caps
     assert "has not ended" not in capsys.readouterr().out
 
 
+class Stops(maml_rl.Callback):
+    """Ends a run after its first iteration."""
+
+    def on_iteration(self, run, metrics):
+        run.stop("long enough")
+
+
+def test_a_run_that_was_stopped_early_has_its_iteration_in_the_output(tmp_path, capsys):
+    config = {"num_iterations": 2, "horizon": 4}
+    runs = [
+        maml_rl.train(tiny(tmp_path / "whole", seed=0, **config)),
+        maml_rl.train(tiny(tmp_path / "short", seed=1, **config), callbacks=[Stops()]),
+    ]
+    budget = maml_rl.train(tiny(tmp_path / "budget", seed=2, max_env_steps=1, **config))
+    capsys.readouterr()
+    small = ["--num_tasks=1", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
+    assert main(["evaluate", *map(str, runs), "--output", str(tmp_path / "both"), *small]) == 0
+    expected = f"{runs[1]} was stopped early: it is evaluated after iteration 1 of 2\n"
+    out = capsys.readouterr().out
+    assert expected in out
+    assert out.count("stopped early") == 1
+    assert main(["evaluate", str(budget), *small]) == 0  # it ended as its settings say
+    assert "stopped early" not in capsys.readouterr().out
+
+
+def test_a_saved_agent_is_not_a_seed_of_a_run_with_its_settings(runs, tmp_path):
+    saved = maml_rl.load(runs[1]).save(tmp_path / "saved")
+    both = subjects_of_runs([runs[0], saved], torch.device("cpu"), 1, None, None)
+    assert [subject.label for subject in both] == ["own run", "saved agent"]
+
+
 def test_every_agent_sees_the_same_tasks_as_alone(runs):
     several = compare(subjects(runs, "a", "b"), [CONDITION], num_tasks=3, num_episodes=2, seed=4)
     assert [entry.label for entry in several.main] == ["a", "b"]

@@ -246,19 +246,35 @@ def test_running_mean():
     np.testing.assert_allclose(running_mean(values, 9), [1, 2, 4, 3])
 
 
-def test_a_curve_is_the_mean_over_what_all_runs_have():
+def test_a_curve_is_the_mean_up_to_what_all_runs_reach():
     runs = (
         write_run("a", columns_of([1, 2, 3, 4]), seed=0),
-        write_run("b", columns_of([3, 6], steps=3e6, seconds=5400), seed=1),
+        write_run("b", columns_of([3, 8], steps=3e6, seconds=5400), seed=1),
     )
     (group,) = read_groups(*runs)
-    curve = group.curve(ADAPTED, "steps")
-    np.testing.assert_array_equal(curve.iteration, [1, 2])
-    np.testing.assert_allclose(curve.values, [[1, 2], [3, 6]])
-    np.testing.assert_allclose(curve.x, [2, 4])  # million, mean of 1 and 3, of 2 and 6
-    np.testing.assert_allclose(group.curve(ADAPTED, "time").x, [1, 2])  # hours
-    np.testing.assert_allclose(group.curve(ADAPTED, "iterations").x, [1, 2])
+    curve = group.curve(ADAPTED, "steps")  # of a at 1, 2, 3 and 4 million steps, of b at 3 and 6
+    np.testing.assert_allclose(curve.x, [1, 2, 3, 4])
+    np.testing.assert_allclose(curve.values, [[1, 2, 3, 4], [3, 3, 3, 3 + 5 / 3]])
+    in_time = group.curve(ADAPTED, "time")  # of a at 0.5, 1, 1.5 and 2 hours, of b at 1.5 and 3
+    np.testing.assert_allclose(in_time.x, [0.5, 1, 1.5, 2])
+    np.testing.assert_allclose(in_time.values, [[1, 2, 3, 4], [3, 3, 3, 3 + 5 / 3]])
+    by_iteration = group.curve(ADAPTED, "iterations")
+    np.testing.assert_allclose(by_iteration.x, [1, 2])
+    np.testing.assert_allclose(by_iteration.values, [[1, 2], [3, 8]])
     assert [len(one.y) for one in curve.series] == [4, 2]
+
+
+def test_runs_of_one_budget_do_not_cut_each_other():
+    """One curve, 100 times the share of 4 million steps, in 100 and in 400 iterations."""
+    long = columns_of(np.arange(1, 101.0), steps=40_000)
+    short = columns_of(np.arange(1, 401.0) / 4, steps=10_000)
+    runs = write_run("a", long, seed=0), write_run("b", short, seed=1)
+    (group,) = read_groups(*runs)
+    curve = group.curve(ADAPTED, "steps")
+    np.testing.assert_allclose(curve.x, np.arange(1, 401) / 100)
+    np.testing.assert_allclose(curve.values[:, 3:], np.stack([25 * curve.x[3:]] * 2))
+    row = table([group], ["both"], VIEW).splitlines()[1]
+    assert row.split()[2:4] == ["100-400", "4"]
 
 
 def test_smoothing_comes_before_the_mean_over_runs():
@@ -277,18 +293,8 @@ def test_a_metric_that_is_logged_now_and_then():
     )
     (group,) = read_groups(*runs)
     curve = group.curve("evaluation/return_after_1_steps", "steps")
-    np.testing.assert_array_equal(curve.iteration, [4])
-    np.testing.assert_array_equal(curve.values, [[7], [3]])
-    np.testing.assert_array_equal(curve.x, [4])
-
-
-def test_runs_without_an_iteration_in_common_are_refused():
-    runs = (
-        write_run("a", columns_of([1, 2]) | {"rare": [1, ""]}, seed=0),
-        write_run("b", columns_of([1, 2]) | {"rare": ["", 1]}, seed=1),
-    )
-    with pytest.raises(UserError, match="a and b have no iteration in common"):
-        read_groups(*runs)[0].curve("rare", "steps")
+    np.testing.assert_array_equal(curve.values, [[5, 7], [3, 3]])
+    np.testing.assert_array_equal(curve.x, [2, 4])
 
 
 def test_the_table():
@@ -304,16 +310,16 @@ def test_the_table():
     assert two.split()[:7] == [
         "two",
         "2",
+        "40-41",
         "40",
-        "40",
-        "20",
+        "20.2",
         "20",
         "39.5",
     ]  # the last two of 40: 38.5 and 40.5
     assert two.split("  ")[-1].strip() == f"[{39.5 - T_2:.4g}, {39.5 + T_2:.4g}]"
     assert one.split() == ["one", "1", "1", "1", "0.5", "20", "5"]
-    assert "two: cut to the 40 iterations" in notes[0]
-    assert "longest has 41" in notes[0]
+    assert "two: cut to the 40 million control steps" in notes[0]
+    assert "longest has 41 million" in notes[0]
     assert ADAPTED in notes[1]
     assert "5 %" in notes[1]
     assert "Student's t" in notes[1]
