@@ -992,6 +992,8 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
         (["--no_baselines"], ["meta-trained"]),
         (["--tasks.high=1.0"], ["meta-trained", "random", "pretrained", "oracle"]),
         (["--seed=5"], ["meta-trained", "random", "pretrained", "oracle"]),
+        # the oracle has observed only the dynamics of its training
+        (["--dynamics=body_mass=2"], ["meta-trained", "random", "pretrained"]),
     ],
 )
 def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
+from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.comparison.figures import adaptation_figure, sweep_figure
@@ -150,6 +153,34 @@ def test_another_setting_is_another_unfinished_evaluation(agent: Agent, tmp_path
         for one, other in ((False, False), (True, False), (True, True))
     }
     assert len(paths) == 3
+
+
+def test_all_that_a_result_depends_on_names_an_unfinished_evaluation(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path_of(agent: Agent, tasks: Any = None, fixed: Any = None, **env: Any) -> Path:
+        env_config = dataclasses.replace(agent.config.env, **env)
+        return evaluation_file(tmp_path, agent, env_config, SIZES, tasks, fixed or {})
+
+    def with_settings(**settings: Any) -> Agent:
+        return dataclasses.replace(agent, config=dataclasses.replace(agent.config, **settings))
+
+    config = agent.config
+    paths = [
+        path_of(agent),
+        path_of(agent, tasks=TASKS),
+        path_of(agent, tasks=TASKS[::-1]),
+        path_of(agent, fixed={"goal_x": 0.1}),
+        path_of(agent, kwargs={"high": 0.7}),
+        path_of(dataclasses.replace(agent, num_adaptation_steps=1)),
+        path_of(with_settings(horizon=7)),
+        path_of(with_settings(policy=dataclasses.replace(config.policy, action_scale=0.5))),
+        path_of(with_settings(inner=dataclasses.replace(config.inner, step_size=0.3))),
+        path_of(with_settings(baseline=dataclasses.replace(config.baseline, discount=0.5))),
+    ]
+    monkeypatch.setattr(saved_evaluations, "package_versions", lambda: {"mujoco": "9.9"})
+    paths.append(path_of(agent))
+    assert len(set(paths)) == len(paths)
 
 
 def test_the_method_of_an_agent_is_the_function(agent: Agent, mean: Evaluation) -> None:

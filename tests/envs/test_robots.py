@@ -261,6 +261,14 @@ REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, 
         lambda s, w: -math.hypot(s.x - 0.1, s.y + 0.05),
     ),
 }
+TESTED_ELSEWHERE = {"HalfCheetahDir", "HalfCheetahVel"}
+
+
+def test_every_reward_is_tested() -> None:
+    """Add a row of ``REWARDS`` for a new family."""
+    assert {*REWARDS, *TESTED_ELSEWHERE} == set(ROBOT_OF)
+
+
 CHANGED_SETTINGS = {
     "survive_reward": 0.7,
     "control_cost_weight": 0.3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 import torch
 from helpers.drawn import drawn_task
 from helpers.runs import assert_equal_runs, tiny
+from helpers.scripts import ROOT
 
 import maml_rl
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.trials import (
     Trial,
     contained_update,
@@ -30,6 +33,7 @@ from maml_rl.learners.trials import (
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.sampling.failures import FailedTasks
+from maml_rl.settings.learners import LEARNER_CONFIGS
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
@@ -111,6 +115,13 @@ LEARNERS: dict[str, dict[str, Any]] = {
     },
     "own": {"learner": "helpers.bandit:Bandit", "policy": {}},
 }
+
+
+def test_every_learner_and_outer_step_is_tested() -> None:
+    """Add a row of ``LEARNERS`` for a new one."""
+    configs = [tiny(Path("run"), **settings) for settings in LEARNERS.values()]
+    assert {config.learner.name for config in configs} >= LEARNER_CONFIGS.keys()
+    assert {config.outer.name for config in configs} >= OUTER.keys()
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
@@ -273,6 +284,14 @@ def test_a_failed_task_keeps_its_belief(
         assert value[[0, 2]].equal(trial.beliefs[1][name][[0, 2]])
 
 
+def _documented_metrics() -> set[str]:
+    """Tags in docs/metrics.md, with k for numbers; ``_min`` ends the tag before it."""
+    tags: list[str] = []
+    for name in re.findall(r"`([\w/]+)`", (ROOT / "docs" / "metrics.md").read_text()):
+        tags.append(tags[-1].rpartition("_")[0] + name if name.startswith("_") else name)
+    return set(tags)
+
+
 def test_an_iteration_counts_and_reports(training: Training, state: LearnerState) -> None:
     training = training.continued(state)
     copies = {
@@ -295,6 +314,8 @@ def test_an_iteration_counts_and_reports(training: Training, state: LearnerState
     for stage in range(learner.num_training_stages):
         assert f"train/return_after_{stage}_steps" in metrics
     assert f"train/return_after_{learner.num_training_stages}_steps" not in metrics
+    if not training.agent.config.learner.is_own:
+        assert {re.sub(r"\d+", "k", name) for name in metrics} <= _documented_metrics()
     if "train/policy_std" in metrics:
         std = after.tensors["theta"]["log_std"].exp().mean()
         assert metrics["train/policy_std"] == pytest.approx(float(std))

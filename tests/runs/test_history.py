@@ -113,9 +113,10 @@ def test_the_sums_of_a_damaged_checkpoint_are_not_copied(tmp_path: Path, damage:
     newest = save(tmp_path, 1, 2)
     content = (newest / damage).read_text()
     digest = json.loads((newest / "values.json").read_text())["history"]["000002"]
-    changed = content.replace(digest, "0" * 64) if damage == "values.json" else "0" + content[1:]
-    changed = changed if damage == "values.json" else content.replace(content[-80:-20], "")
-    (newest / damage).write_text(changed)
+    damaged, replacement = digest, "0" * 64
+    if damage == "SHA256SUMS":
+        damaged, replacement = content[-80:-20], ""
+    (newest / damage).write_text(content.replace(damaged, replacement))
     path = save(tmp_path, 1, 2, 3)
     assert [int(entry["i"]) for entry in read(path)] == [1, 2, 3]
 
