@@ -110,6 +110,22 @@ def test_the_schedule_with_the_highest_return_over_the_steps_is_chosen(
         assert after.tensors[group] is state.tensors[group]
 
 
+@pytest.mark.parametrize("num_adaptation_steps", [1, 4])
+def test_the_choice_takes_two_steps_more_than_training(
+    training: Training, monkeypatch: pytest.MonkeyPatch, num_adaptation_steps: int
+) -> None:
+    stages, update = set(), MAML.update
+
+    def noted(self, state, belief, episodes, stage):
+        stages.add(stage)
+        return update(self, state, belief, episodes, stage)
+
+    monkeypatch.setattr(MAML, "update", noted)
+    learner = dataclasses.replace(training.agent.learner, num_adaptation_steps=num_adaptation_steps)
+    learner.after_training(training.agent.state, training.collector, STREAMS, Ranks())
+    assert stages == set(range(num_adaptation_steps + 2))
+
+
 def test_too_large_steps_are_replaced_by_smaller_ones(training: Training) -> None:
     """At 30 the first step ruins the policy, and a quarter of it ruins it less."""
     assert factors_of(chosen(training, step_size=30.0)) != schedules(1)[0]
