@@ -630,6 +630,14 @@ def test_tensorboard_shows_the_final_evaluation_and_video(evaluated: Path) -> No
 
 
 @pytest.mark.slow
+def test_tensorboard_has_no_success_where_the_environment_reports_none(tmp_path: Path) -> None:
+    env = {"env": {"name": "HalfCheetahVel"}, "num_iterations": 1}
+    run = maml_rl.train(tiny(tmp_path / "run", **env, logging={"final_evaluation": True}))
+    tags = [tag for tag in scalars(run) if tag.startswith("final_evaluation/")]
+    assert tags == [f"final_evaluation/return_after_{k}_steps" for k in range(4)]
+
+
+@pytest.mark.slow
 def test_resuming_a_finished_run_logs_nothing_twice(evaluated: Path) -> None:
     before = tensorboard_series(evaluated).keys()
     maml_rl.resume(evaluated)
