@@ -37,6 +37,10 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("maml_rl/analysis/learning_curves.py", "end = min(one.x[-1] for one in series)", "end = max(one.x[-1] for one in series)", "a mean beyond the end of a run"),
+    Mutant("maml_rl/analysis/run_labels.py", '"own run" if (run / "progress.csv").exists() else "saved agent"', '"own run"', "a saved agent as a seed of a run"),
+    Mutant("maml_rl/analysis/comparison/subjects.py", 'if name == "oracle" and not with_oracle:', "if False:", "an oracle of other dynamics"),
+    Mutant("maml_rl/analysis/comparison/saved_evaluations.py", "config.horizon,", "", "a saved evaluation of another horizon"),
     Mutant("envs/engines/dynamics.py", 'multiply("jnt_actfrcrange", joints, values)', "pass", "strength without the limit of the joint"),
     Mutant("envs/engines/dynamics.py", "multiply(others, slice(None), values)", "pass", "friction without that of pairs"),
     Mutant("envs/engines/dynamics.py", "z * np.sin(slope)", "np.sin(slope)", "a slope that goes downhill"),
@@ -599,11 +603,20 @@ TESTS = {
     "maml_rl/sampling/single_env.py": ["sampling/test_odd_environments.py::TestObservations"],
     "maml_rl/sampling/environments.py": ["sampling/test_odd_environments.py::TestObservations"],
     "maml_rl/runs/pretrained.py": ["runs/test_pretrained.py"],
-    "maml_rl/analysis/run_labels.py": ["training/test_engine.py", "training/test_callbacks.py"],
+    "maml_rl/analysis/run_labels.py": [
+        "analysis/test_comparison.py",
+        "training/test_engine.py",
+        "training/test_callbacks.py",
+    ],
+    "maml_rl/analysis/learning_curves.py": ["analysis/test_learning_curves.py"],
+    "maml_rl/analysis/comparison/subjects.py": ["analysis/test_comparison.py"],
     "maml_rl/env_flags.py": ["test_cli.py"],
     "envs/engines/dynamics.py": ["envs/test_dynamics.py"],
     "envs/engines/mujoco.py": ["envs/test_own_families.py"],
-    "maml_rl/analysis/comparison/saved_evaluations.py": ["analysis/test_episodes_used.py"],
+    "maml_rl/analysis/comparison/saved_evaluations.py": [
+        "analysis/test_deterministic.py",
+        "analysis/test_episodes_used.py",
+    ],
     "maml_rl/analysis/comparison/entries.py": ["analysis/test_episodes_used.py"],
     "maml_rl/learners/trials.py": [
         "learners/test_trials.py",
