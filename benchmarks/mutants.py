@@ -444,6 +444,8 @@ _PEARL = [
 ]
 _TEACHER = ["learners/test_teacher_student.py"]
 TESTS = {
+    "maml_rl/settings/learners/pearl.py": ["settings/test_learner_settings.py"],
+    "envs/families/tasks.py": ["envs/test_robots.py", "envs/test_half_cheetah.py"],
     "maml_rl/policies/recurrent/gru.py": ["policies/test_gru.py"],
     "maml_rl/settings/dynamics_study/study.py": ["settings/test_dynamics_study.py"],
     "maml_rl/settings/dynamics_study/varied_dynamics.py": ["settings/test_dynamics_study.py"],
