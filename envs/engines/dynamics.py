@@ -247,15 +247,8 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         if quantity == "actuator_strength" and model.jnt_actfrclimited.any():
             joints = np.unique(driven_joints(model)[rows]) if element else slice(None)
             multiply("jnt_actfrcrange", joints, values)
-    # gravity: its magnitude, tilted by the slope
     if "gravity" in tasks or "slope" in tasks:
-        gravity = field("opt.gravity")
-        nominal = np.linalg.norm(model.opt.gravity)
-        x, y, z = model.opt.gravity / nominal if nominal > 0 else (0.0, 0.0, -1.0)
-        magnitude = tasks.get("gravity", np.full(num_sims, nominal))
-        slope = tasks.get("slope", np.zeros(num_sims))  # only where x and y are 0
-        direction = np.stack([x + z * np.sin(slope), np.full(num_sims, y), z * np.cos(slope)], 1)
-        gravity[:] = magnitude[:, None] * direction
+        fields["opt.gravity"] = _gravity(model, tasks, num_sims)
     # defects
     for i, index in _disabled(tasks, "disabled_actuator"):
         field("actuator_gear")[i, index] = 0
@@ -274,6 +267,16 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         field("geom_size")[i, np.isin(model.geom_bodyid, [first, *lower])] /= 2
         field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2
     return fields
+
+
+def _gravity(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray], num_sims: int) -> np.ndarray:
+    """Gravity of each simulation, tilted by its slope, (num_sims, 3)."""
+    nominal = np.linalg.norm(model.opt.gravity)
+    x, y, z = model.opt.gravity / nominal if nominal > 0 else (0.0, 0.0, -1.0)
+    magnitude = tasks.get("gravity", np.full(num_sims, nominal))
+    slope = tasks.get("slope", np.zeros(num_sims))  # a model with x or y has none
+    direction = np.stack([x + z * np.sin(slope), np.full(num_sims, y), z * np.cos(slope)], axis=1)
+    return magnitude[:, None] * direction
 
 
 def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
