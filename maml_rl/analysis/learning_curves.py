@@ -260,13 +260,14 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         metric = view.metric_of(group)
         curve = group.curve(metric, "steps")
         final = curve.final
-        iterations = sorted({int(one.iteration[-1]) for one in curve.series})
+        numbers = [int(one.iteration[-1]) for one in curve.series]
+        first, last = min(numbers), max(numbers)
+        iterations = f"{last}" if first == last else f"{first}-{last}"
         hours = float(np.mean([run.hours for run in group.runs]))
         low, high = mean_interval(final)
         interval = "" if len(final) == 1 else f"[{low:.4g}, {high:.4g}]"
         # Row and notes.
-        lengths = ["-".join(map(str, iterations[:: max(1, len(iterations) - 1)]))]
-        lengths += [f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
+        lengths = [iterations, f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
         if view.metric is None:
             lengths.append(str(group.episodes_used))
         rows.append([label, str(len(final)), *lengths, f"{final.mean():.4g}", interval])
