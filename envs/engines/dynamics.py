@@ -122,9 +122,19 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
 
 
 def elements(model: mujoco.MjModel, quantity: str) -> dict[str, list[int]]:
-    """Rows of the model field ``quantity`` for each element, by its name, or index if unnamed."""
+    """Rows of the model field ``quantity`` for each element, by its name, or index if unnamed.
+
+    Raises:
+        ValueError: if a name is also the index of an unnamed element.
+    """
     kind, rows_of = _ELEMENTS[quantity](model)
-    return {getattr(model, kind)(i).name or str(i): rows for i, rows in rows_of}
+    result = {getattr(model, kind)(i).name or str(i): rows for i, rows in rows_of}
+    if len(result) < len(rows_of):
+        raise ValueError(
+            f"a {kind} of the model has the index of an unnamed {kind} as its name: "
+            f"use another name, or name each {kind}"
+        )
+    return result
 
 
 _Elements = tuple[str, list[tuple[int, list[int]]]]
@@ -176,16 +186,18 @@ _FIELDS_OF_ALL = {
 
 
 def _has_linear_actuators(model: mujoco.MjModel) -> bool:
-    """Whether the parameters of gains and biases are factors, as those of a muscle are not."""
+    """Whether the force is linear in the parameters of gain and bias, unlike that of a muscle."""
     gains, biases = mujoco.mjtGain, mujoco.mjtBias
     has_gains = np.isin(model.actuator_gaintype, [gains.mjGAIN_FIXED, gains.mjGAIN_AFFINE])
     has_biases = np.isin(model.actuator_biastype, [biases.mjBIAS_NONE, biases.mjBIAS_AFFINE])
-    return bool((has_gains & has_biases).all())
+    has_plugin = model.actuator_plugin >= 0  # it computes the force itself
+    return bool((has_gains & has_biases & ~has_plugin).all())
 
 
 def driven_joints(model: mujoco.MjModel) -> np.ndarray:
     """Joint that each actuator drives, (nu,); −1 for other transmissions."""
-    at_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
+    transmissions = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT
+    at_joint = np.isin(model.actuator_trntype, transmissions)
     return np.where(at_joint, model.actuator_trnid[:, 0], -1)
 
 
@@ -264,8 +276,9 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         field("actuator_gear")[i, actuators] = 0
         first = driven[actuators].min()
         lower = [body for body in limb if body > first]
-        field("geom_size")[i, np.isin(model.geom_bodyid, [first, *lower])] /= 2
-        field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2
+        shrinks = model.geom_type != mujoco.mjtGeom.mjGEOM_MESH  # its shape has no size
+        field("geom_size")[i, shrinks & np.isin(model.geom_bodyid, [first, *lower])] /= 2
+        field("geom_pos")[i, shrinks & np.isin(model.geom_bodyid, lower)] /= 2
     return fields
 
 

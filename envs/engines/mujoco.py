@@ -108,18 +108,6 @@ def _is_frame_skip(value: Any) -> bool:
     return is_integer and 1 <= value <= _MAX_FRAME_SKIP
 
 
-def _moves_along_x(model: mujoco.MjModel) -> bool:
-    """Whether the first velocity is that of the root along x."""
-    if model.njnt == 0:
-        return False
-    if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
-        return True
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    is_slide = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE
-    return bool(is_slide and np.allclose(data.xaxis[0], (1.0, 0.0, 0.0)))
-
-
 @dataclass(frozen=True)
 class MujocoRobot:
     """A MuJoCo model, its control step, and its cameras.
@@ -158,7 +146,20 @@ class MujocoRobot:
     @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
         """Parameters that may differ between tasks, by name."""
-        return with_changes(parameters(self.model), has_push=_moves_along_x(self.model))
+        return with_changes(parameters(self.model), has_push=self._root_moves_along_x)
+
+    @functools.cached_property
+    def _root_moves_along_x(self) -> bool:
+        """Whether the first position and velocity are those of the first body along x."""
+        model = self.model
+        if model.njnt == 0 or model.jnt_bodyid[0] != ROOT_BODY:
+            return False
+        if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
+            return True
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        is_slide = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE
+        return bool(is_slide and np.allclose(data.xaxis[0], (1.0, 0.0, 0.0)))
 
     @functools.cached_property
     def dt(self) -> float:
@@ -170,10 +171,16 @@ class MujocoRobot:
         """Control ranges of the actuators.
 
         Raises:
-            ValueError: if there are no actuators, or one has no control range.
+            ValueError: if there are no actuators, or one has no control range or several controls.
         """
         if self.model.nu == 0:
             raise ValueError(f"{self.model_file} has no actuators: add an <actuator> section")
+        # MuJoCo before 4.0 lacks nactuator: there, every actuator has one control.
+        if getattr(self.model, "nactuator", self.model.nu) != self.model.nu:
+            raise ValueError(
+                f"{self.model_file} has {self.model.nu} controls for {self.model.nactuator} "
+                "actuators: each actuator must have one control"
+            )
         unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
         if len(unlimited):
             raise ValueError(
@@ -228,9 +235,17 @@ class MujocoRobot:
         """Mean velocity of the root along x over one control step, (num_sims,), in m/s.
 
         Args:
-            before: state before the control step; its first position is the root's x.
+            before: state before the control step.
             after: state after it.
+
+        Raises:
+            ValueError: if the first position is not the root's x.
         """
+        if not self._root_moves_along_x:
+            raise ValueError(
+                f"forward_velocity needs a root that moves along x: the first joint of the first "
+                f"body in {self.model_file} must be a free joint, or a slide joint along +x"
+            )
         return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
 
     def batch_engine(

@@ -26,8 +26,8 @@ class FreeCamera:
         elevation: degrees above the plane, negative when looking down.
         azimuth: degrees around the z-axis; at 90 x points right.
         height: of the point it looks at (m); ``None`` for the height of the model's centre.
-        follows: whether it follows the centre of mass in the plane, instead of looking at the
-            origin.
+        follows: whether it follows the robot's centre of mass in the plane, instead of looking at
+            the origin. The robot is the first body with all bodies below it.
     """
 
     distance: float | None = None
@@ -159,8 +159,8 @@ class SceneRenderer:
         return self._renderer.render(self._mode)
 
     def _camera_target(self) -> Any:
-        """The point that the free camera looks at, (3,), in m."""
-        x, y = self._data.subtree_com[0, :2] if self._camera.follows else (0.0, 0.0)
+        """The point that the free camera looks at, (3,), in m: that of the root body, 1."""
+        x, y = self._data.subtree_com[1, :2] if self._camera.follows else (0.0, 0.0)
         height = self._camera.height
         return x, y, self._model.stat.center[2] if height is None else height
 

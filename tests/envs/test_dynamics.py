@@ -276,6 +276,44 @@ def test_muscles_have_no_strength(tmp_path: Path) -> None:
     assert [name for name in names if "strength" in name] == []
 
 
+def test_plugins_have_no_strength(tmp_path: Path) -> None:
+    path = tmp_path / "plugin.xml"
+    instance = """<extension> <plugin plugin="mujoco.pid"> <instance name="pid">
+      <config key="kp" value="10"/> </instance> </plugin> </extension> <worldbody>"""
+    actuator = '<plugin joint="elbow" plugin="mujoco.pid" instance="pid" ctrlrange="-1 1"/>'
+    path.write_text(SERVO.format(actuator).replace("<worldbody>", instance))
+    names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert "actuator_gear/elbow" in names
+    assert [name for name in names if "strength" in name] == []
+
+
+def test_an_actuator_in_the_parent_frame_drives_its_joint(tmp_path: Path) -> None:
+    path = tmp_path / "servo.xml"
+    path.write_text(SERVO.format(POSITION.replace("joint=", "jointinparent=")))
+    known = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert {"actuator_gear/elbow", "actuator_strength/elbow", "disabled_joint"} <= known.keys()
+
+
+def test_a_disabled_limb_leaves_its_meshes(tmp_path: Path) -> None:
+    path = tmp_path / "leg.xml"
+    path.write_text(
+        """<mujoco> <asset> <mesh name="rod" vertex="0 0 0  .1 0 0  0 .1 0  0 0 -.3"/> </asset>
+        <worldbody> <body> <freejoint/> <geom size="0.1"/>
+          <body> <joint name="hip" axis="0 1 0"/> <geom type="mesh" mesh="rod"/>
+            <body pos="0 0 -.3"> <joint name="knee" axis="0 1 0"/> <geom type="mesh" mesh="rod"/>
+              <geom pos="0 0 -.2" size="0.1"/> </body> </body> </body> </worldbody>
+        <actuator> <motor joint="hip" ctrlrange="-1 1"/> </actuator> </mujoco>"""
+    )
+    robot = MujocoRobot(path, frame_skip=1, camera_name=None)
+    engine = robot.single_engine((), None)
+    engine.set_dynamics({"disabled_limb": np.zeros(1)})
+    model, nominal = engine.model, robot.model
+    np.testing.assert_array_equal(model.geom_pos[1:3], nominal.geom_pos[1:3])
+    np.testing.assert_array_equal(model.geom_size[:3], nominal.geom_size[:3])
+    np.testing.assert_array_equal(model.geom_pos[3], [0.0, 0.0, -0.1])
+    assert (model.geom_size[3, 0], model.actuator_gear[0, 0]) == (0.05, 0.0)
+
+
 def test_a_model_without_joints_cannot_be_pushed(tmp_path: Path) -> None:
     path = tmp_path / "post.xml"
     path.write_text('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')

@@ -10,10 +10,12 @@ from typing import Any
 
 import gymnasium as gym
 import maml_envs
+import mujoco
 import numpy as np
 import pytest
 from maml_envs.engines.dynamics import limbs, parameters
 from maml_envs.engines.mujoco import MujocoRobot, load_model
+from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.half_cheetah import HalfCheetahVel
 from maml_envs.families.point_navigation import PointNavigation
 
@@ -254,6 +256,94 @@ def test_a_push_needs_a_root_that_moves_along_x(angle: int, tmp_path: Path) -> N
     )
     names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
     assert ("push_velocity" in names) == (angle == 0)
+
+
+def _hopper(tmp_path: Path, joints: str, before: str = "") -> MujocoRobot:
+    """A ball with ``joints``, after bodies ``before``, without gravity."""
+    path = tmp_path / "robot.xml"
+    path.write_text(
+        f"""<mujoco><option gravity="0 0 0"/><worldbody> {before}
+        <body>{joints}<geom size="0.1"/></body></worldbody>
+        <actuator><motor joint="x" ctrlrange="-1 1"/></actuator></mujoco>"""
+    )
+    return MujocoRobot(path, frame_skip=1, camera_name=None)
+
+
+SLIDE = '<joint name="{}" type="slide" axis="{}"/>'
+ALONG_X = SLIDE.format("x", "1 0 0")
+
+
+@pytest.mark.parametrize(
+    ("joints", "before", "is_valid"),
+    [
+        (ALONG_X + SLIDE.format("z", "0 0 1"), "", True),
+        ('<freejoint name="x"/>', "", True),
+        (SLIDE.format("z", "0 0 1") + ALONG_X, "", False),
+        (SLIDE.format("x", "-1 0 0"), "", False),
+        (SLIDE.format("x", "1 0 1"), "", False),
+        (ALONG_X, '<body><geom size="1" pos="9 0 0"/></body>', False),
+    ],
+    ids=["x first", "free", "z first", "backward", "oblique", "of the second body"],
+)
+def test_forward_velocity_is_that_of_the_root_along_x(
+    joints: str, before: str, is_valid: bool, tmp_path: Path
+) -> None:
+    robot = _hopper(tmp_path, joints, before)
+    assert ("push_velocity" in robot.parameters) == is_valid
+    engine = robot.single_engine(("xpos",), None)
+    velocity = np.arange(3.0, 3.0 + engine.model.nv)
+    engine.reset(np.zeros(1, int), {"qpos": engine.model.qpos0[None], "qvel": velocity[None]})
+    states = [{name: value.copy() for name, value in engine.state.items()}]
+    engine.step(None, np.zeros((1, 1)))
+    states.append(engine.state)
+    if is_valid:
+        moved = np.diff([state["xpos"][0, 1, 0] for state in states])
+        np.testing.assert_allclose(robot.forward_velocity(*states), moved / robot.dt, rtol=1e-9)
+        assert moved[0] != 0
+    else:
+        with pytest.raises(ValueError, match=r"robot\.xml must be a free joint, or a slide joint"):
+            robot.forward_velocity(*states)
+
+
+@pytest.mark.parametrize(("name", "is_valid"), [("0", True), ("1", False)])
+def test_a_name_that_is_the_index_of_an_unnamed_element_is_refused(
+    name: str, is_valid: bool, tmp_path: Path
+) -> None:
+    robot = _hopper(tmp_path, f'{ALONG_X}<geom name="{name}" size="0.1"/>')  # geom 0; 1 is unnamed
+    if is_valid:
+        assert {"geom_friction/0", "geom_friction/1"} <= robot.parameters.keys()
+    else:
+        with pytest.raises(ValueError, match="geom of the model has the index of an unnamed geom"):
+            _ = robot.parameters
+
+
+@pytest.mark.skipif(
+    not hasattr(mujoco.MjModel, "nactuator"), reason="before MuJoCo 4 each has one control"
+)
+def test_an_actuator_with_several_controls_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ball.xml"
+    path.write_text(
+        """<mujoco><worldbody><body><joint name="ball" type="ball"/><geom size="0.1"/></body>
+        </worldbody><actuator><general joint="ball" gaintype="so3" biastype="so3"
+        gainprm="10" biasprm="0 -10 -1" ctrlrange="-1 1"/></actuator></mujoco>"""
+    )
+    with pytest.raises(ValueError, match=r"ball\.xml has 3 controls for 1 actuators"):
+        _ = MujocoRobot(path, frame_skip=1).action_space
+
+
+def test_a_camera_that_follows_the_robot_ignores_other_bodies(tmp_path: Path) -> None:
+    box = '<body pos="3 0 0"><geom type="box" size="0.1 0.1 0.1" density="1e5"/></body>'
+    frames = []
+    for after in ("", box):
+        path = tmp_path / "robot.xml"
+        path.write_text(FILMED.format(camera="").replace("</worldbody>", f"{after}</worldbody>"))
+        robot = MujocoRobot(path, frame_skip=1, free_camera=FreeCamera(distance=1.0, height=0.0))
+        engine = robot.single_engine((), "rgb_array", width=64, height=64)
+        engine.reset(np.zeros(1, int), {"qpos": np.full((1, 1), 0.5), "qvel": np.zeros((1, 1))})
+        frames.append(np.asarray(engine.render([])).astype(int))
+        engine.close()
+    assert frames[0][32, 32].max() > 50  # the robot is in the middle
+    assert abs(frames[0][32, 32] - frames[1][32, 32]).max() < 20
 
 
 @pytest.mark.parametrize("frame_skip", [0, 2.5, True, 101])

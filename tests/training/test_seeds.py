@@ -79,16 +79,17 @@ def test_the_same_command_continues_and_adds_seeds(folder, tmp_path, capsys):
     finished = last(copy / "seed-0")
     written = (copy / "seed-0" / "checkpoints" / "000002" / "values.json").stat().st_mtime_ns
     capsys.readouterr()
-    assert main(["train", *FLAGS, "--seeds=[0, 1, 5, 7]", "--output", str(copy)]) == 0
+    assert main(["train", *FLAGS, "--seeds=[0, 1, 5, 3]", "--output", str(copy)]) == 0
     assert last(copy / "seed-0").values == finished.values
     after = (copy / "seed-0" / "checkpoints" / "000002" / "values.json").stat().st_mtime_ns
     assert after == written
     for name in ("seed-1", "seed-5"):
         assert_equal_runs(copy / name, folder / name)
-    assert iterations(copy) == dict.fromkeys(["seed-0", "seed-1", "seed-5", "seed-7"], 2)
+    assert iterations(copy) == dict.fromkeys(["seed-0", "seed-1", "seed-3", "seed-5"], 2)
+    assert yaml.safe_load((copy / "seeds.yaml").read_text())["seeds"] == [0, 1, 5, 3]  # as added
     out = capsys.readouterr().out
     assert f"all 2 iterations of {copy / 'seed-0'} are finished" in out
-    assert f"seed 7, run 4 of 4: {copy / 'seed-7'}" in out
+    assert f"seed 3, run 4 of 4: {copy / 'seed-3'}" in out
     assert out.splitlines()[-1] == f"evaluate all: python -m maml_rl.evaluate {copy}"
 
 
