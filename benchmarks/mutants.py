@@ -37,6 +37,11 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("envs/engines/mujoco.py", "if not self._root_moves_along_x:", "if False:", "the velocity of another joint"),
+    Mutant("envs/engines/mujoco.py", "or model.jnt_bodyid[0] != ROOT_BODY", "", "the velocity of another body"),
+    Mutant("envs/engines/rendering.py", "subtree_com[1, :2]", "subtree_com[0, :2]", "a camera that follows objects"),
+    Mutant("envs/engines/dynamics.py", "model.geom_type != mujoco.mjtGeom.mjGEOM_MESH", "model.geom_type >= 0", "a limb with moved meshes"),
+    Mutant("envs/engines/dynamics.py", "& ~has_plugin", "", "strength without effect on a plugin"),
     Mutant("maml_rl/analysis/learning_curves.py", "end = min(one.x[-1] for one in series)", "end = max(one.x[-1] for one in series)", "a mean beyond the end of a run"),
     Mutant("maml_rl/analysis/run_labels.py", '"own run" if (run / "progress.csv").exists() else "saved agent"', '"own run"', "a saved agent as a seed of a run"),
     Mutant("maml_rl/analysis/comparison/subjects.py", 'if name == "oracle" and not with_oracle:', "if False:", "an oracle of other dynamics"),
@@ -49,7 +54,7 @@ MUTANTS = [
     Mutant("maml_rl/agents/learner_checkpoint.py", "if written != now:", "if False:", "actions with other bounds than in training"),
     Mutant("maml_rl/policies/action_map.py", "bound.astype(np.float32).tolist()", "bound.tolist()", "equal bounds of other types are different"),
     Mutant("envs/engines/dynamics.py", "[first, *lower])] /= 2", "lower)] /= 2", "a disabled limb with its whole upper part"),
-    Mutant("envs/engines/dynamics.py", 'field("geom_pos")[i, np.isin(model.geom_bodyid, lower)] /= 2', "pass", "a disabled limb in two pieces"),
+    Mutant("envs/engines/dynamics.py", 'field("geom_pos")[i, shrinks & np.isin(model.geom_bodyid, lower)] /= 2', "pass", "a disabled limb in two pieces"),
     Mutant("envs/engines/dynamics.py", 'field("actuator_gear")[i, actuators] = 0', "pass", "a disabled limb with forces"),
     Mutant("maml_rl/policies/distributions.py", "-0.5 * (z * z)", "0.5 * (z * z)", "sign of the log-probability's square"),
     Mutant("maml_rl/policies/distributions.py", "- constant", "", "log-probability without its normalisation"),

@@ -209,6 +209,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "rewards .* not finite at step 23",
     ),
     "out of bounds": (lambda log: changed(log, "actions", log["actions"] + 7), "action of step 0"),
+    "a thousandth out of bounds": (
+        lambda log: changed(log, "actions", np.full((24, 2), 0.1 * 1.001)),
+        "action of step 0",
+    ),
     "ends that are no bools": (
         lambda log: changed(log, "truncated", np.full(24, 0.5)),
         "truncated .* bool",
@@ -261,6 +265,23 @@ def test_ends_may_be_zeros_and_ones(point: Agent) -> None:
     for dtype in (int, float):
         written = changed(log, "truncated", log["truncated"].astype(dtype))
         assert_same(point.adapt(episodes=written), point.adapt(episodes=log), point)
+
+
+def test_every_action_counts_the_same_however_long_its_log(point: Agent) -> None:
+    """A quarter of the 12 entries of one log are at a bound, none of the 36 of the other."""
+    log = {
+        "observations": np.linspace(-0.5, 0.5, 48).reshape(24, 2),
+        "actions": np.linspace(-0.02, 0.02, 48).reshape(24, 2),
+        "rewards": np.arange(24.0),
+        "episode_ends": np.arange(24) % 3 == 2,
+    }
+    log["actions"][0], log["actions"][1, 0] = 0.1, 0.1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        point.adapt(
+            episodes=[{k: v[:6] for k, v in log.items()}, {k: v[6:] for k, v in log.items()}]
+        )
+    assert [w for w in caught if "at a bound" in str(w.message)] == []
 
 
 @pytest.mark.parametrize("choice", [2, -1, 0.5])

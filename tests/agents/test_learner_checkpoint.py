@@ -102,6 +102,7 @@ def test_an_agent_that_has_not_adapted_is_saved_without_a_belief(
     adapted: Agent, tmp_path: Path
 ) -> None:
     agent = adapted.with_state(adapted.state)
+    assert agent.num_adaptation_steps == 0
     folder = agent.save(tmp_path / "start")
     assert "belief" not in last(folder).tensors
     assert_same_agent(maml_rl.load(folder), agent)

@@ -218,8 +218,8 @@ class Breaking:
     single_action_space = spaces.Discrete(2)
     np_random = np.random.default_rng(0)
 
-    def __init__(self, unstable: bool = True) -> None:
-        self.says_unstable = unstable
+    def __init__(self, unstable: bool = True, terminates: bool = False) -> None:
+        self.says_unstable, self.terminates = unstable, terminates
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         return [{}] * num_tasks
@@ -242,7 +242,7 @@ class Breaking:
         return (
             observation,
             np.where(broken, np.inf, 1.0),
-            np.zeros(3, bool),
+            broken & self.terminates,
             broken & self.says_unstable,
             info,
         )
@@ -251,8 +251,9 @@ class Breaking:
         pass
 
 
-def test_an_episode_that_fails_is_truncated_before_that_step() -> None:
-    env = TaskVecEnv(Breaking())
+@pytest.mark.parametrize("terminates", [False, True])
+def test_an_episode_that_fails_is_truncated_before_that_step(terminates: bool) -> None:
+    env = TaskVecEnv(Breaking(terminates=terminates))
     env.reset()
     for _ in range(2):
         assert not env.step(np.zeros(3, int))[2].any()

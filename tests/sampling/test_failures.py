@@ -724,9 +724,14 @@ def test_a_task_that_failed_in_one_of_several_runs_is_left_out():
     returns = np.arange(24.0).reshape(2, 6, 2)
     broken = returns.copy()
     broken[1, 4] = np.nan
-    success = np.full_like(returns, np.nan)
-    runs = [Evaluation([{}] * 6, each, success, {}) for each in (returns, broken)]
+    success = np.ones_like(returns)
+    success[:, 4] = 0.0  # of the failed task, which only the other run has
+    runs = [
+        Evaluation([{}] * 6, each, np.where(np.isnan(each), np.nan, success), {})
+        for each in (returns, broken)
+    ]
     entry = Entry("several", (Path("a"), Path("b")), tuple(runs), {})
+    np.testing.assert_allclose(entry.success, [5 / 6, 1.0])
     assert entry.num_failed_tasks == 1
     assert np.isfinite(entry.center).all()
     assert np.isfinite(entry.interval).all()
