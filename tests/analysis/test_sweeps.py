@@ -18,6 +18,7 @@ import maml_rl
 import maml_rl.settings.parser
 from maml_rl.cli import main
 from maml_rl.errors import UserError
+from maml_rl.settings.drawn_tasks import with_fixed
 
 TINY: dict[str, Any] = {
     "meta_batch_size": 2,
@@ -223,6 +224,15 @@ def test_ranges_are_merged_by_argument() -> None:
     ):
         (result,) = evaluated(flag)
         assert returns(result) == [2301.0] * 2
+
+
+def test_a_fixed_value_is_an_integer_if_the_old_and_the_new_one_are() -> None:
+    task = {"count": 2, "mass": 0.5}
+    for new, type_of in ((3.0, int), (1.5, float)):
+        fixed = with_fixed(task, {"count": new, "mass": 3}, "env")
+        assert fixed == {"count": new, "mass": 3}
+        assert type(fixed["count"]) is type_of
+    assert task == {"count": 2, "mass": 0.5}
 
 
 def test_numbers_of_every_task_are_replaced_from_python() -> None:

@@ -448,8 +448,11 @@ class TestOnAStub:
         stack = stack_of(collector)
         for name, value in huge.items():
             stack[name][1] = value
+        step = collector.env.step
+        collector.env.step = lambda actions: (*step(actions)[:4], {"is_success": np.ones(6)})
         episodes = collect(collector, stack, policy=policy)
         assert episodes.cause.tolist() == [[0] * 3, [CODES[ACTION]] * 3]
+        np.testing.assert_array_equal(episodes.success, [[1.0] * 3, [np.nan] * 3])
 
     @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
     def test_uneven_shares_are_refused(self, sizes):
