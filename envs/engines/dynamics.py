@@ -19,7 +19,7 @@ untouched model, so a task does not depend on the previous one.
 | `action_delay` | delay of actions | control steps | 0 |
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
-The six factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
+The factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
 the one for all elements. The friction of a `<pair>` and the limit of a tendon's force have only the
 factor for all. All parameters can change within a task, see :mod:`maml_envs.engines.changes`.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import maml_envs  # noqa: F401  registers the families
 import numpy as np
@@ -325,6 +327,17 @@ class TestOnAStub:
         seeds = np.arange(12).reshape(2, 6) + STREAMS.reset_seed(0, 12)
         assert collector.env.seeds == [seeds[:, :3].ravel().tolist(), seeds[:, 3:].ravel().tolist()]
         assert not torch.isclose(episodes.actions[:, :3], episodes.actions[:, 3:]).all(-1).any()
+
+    def test_the_seeds_of_a_process_continue_those_of_the_one_before(self):
+        """Each of two processes has two tasks of three episodes, whose seeds count up."""
+        first, second = (
+            dataclasses.replace(stub_collector(), first_task=first_task, num_tasks_of_all=4)
+            for first_task in (0, 2)
+        )
+        for collector in (first, second):
+            collect(collector)
+        start = STREAMS.reset_seed(0, 12)
+        assert (first.env.seeds, second.env.seeds) == ([start], [start + 6])
 
     def test_what_the_environment_gets_is_the_mapped_action(self):
         collector = stub_collector()

@@ -26,16 +26,16 @@ class Posterior(NamedTuple):
     """q(z | c) = N(mean, variance), diagonal."""
 
     mean: Tensor
-    """(T, latent_size)."""
+    """(..., latent_size)."""
     variance: Tensor
-    """(T, latent_size)."""
+    """(..., latent_size)."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Return z = mean + √variance · noise, with the shape of the noise, (T, latent_size)."""
+        """Return z = mean + √variance · noise, with the shape of the noise, (..., latent_size)."""
         return self.mean + self.variance.sqrt() * noise
 
     def kl(self) -> Tensor:
-        """Return KL(q ‖ N(0, I)) = ½ Σ_i [σ_i² + μ_i² − 1 − log σ_i²], (T,)."""
+        """Return KL(q ‖ N(0, I)) = ½ Σ_i [σ_i² + μ_i² − 1 − log σ_i²], (...)."""
         terms = self.variance + self.mean.square() - 1 - self.variance.log()
         return 0.5 * terms.sum(-1)
 

@@ -281,7 +281,7 @@ class Transitions(NamedTuple):
     """B transitions of each of T tasks."""
 
     observations: Tensor
-    """Raw, (T, B, observation_size)."""
+    """(T, B, observation_size): raw, but normalised for an update."""
     actions: Tensor
     """(T, B, action_size), in [−1, 1]."""
     rewards: Tensor
@@ -289,7 +289,7 @@ class Transitions(NamedTuple):
     terminated: Tensor
     """(T, B): 1 if the next state is terminal."""
     next_observations: Tensor
-    """Raw, (T, B, observation_size)."""
+    """(T, B, observation_size): raw, but normalised for an update."""
 
     def chosen(self, tasks: slice) -> Transitions:
         """Those of some tasks."""
