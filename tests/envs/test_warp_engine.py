@@ -212,6 +212,12 @@ def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
     assert difference(engine, in_c, "qvel").max() < tolerance
 
 
+def test_every_quantity_of_the_model_is_compared() -> None:
+    names = {name for name in CHEETAH.robot.parameters if "/" not in name}
+    of_environment = {"action_delay", "observation_noise", "change_episode", "change_step"}
+    assert names - of_environment - {"push_velocity"} <= DYNAMICS.keys()
+
+
 LIMITS_AND_PAIR = """
 <mujoco>
   <option gravity="0 0 -9.81"/>
