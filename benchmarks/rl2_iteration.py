@@ -10,11 +10,13 @@ through ``Batch.step`` alone. Prints the ratio of the two times, and the share o
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from floor import run
 from meta_iteration import report
 
 from maml_rl.cli import positive
+from maml_rl.settings.learners.rl2 import Cell
 from maml_rl.settings.parser import load_config
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     parser.add_argument("--horizon", type=positive, default=100)
     parser.add_argument("--hidden_size", type=positive, default=128)
     parser.add_argument("--num_epochs", type=positive, default=4)
-    parser.add_argument("--cell", choices=("gru", "lstm"), default="gru")
+    parser.add_argument("--cell", choices=get_args(Cell), default="gru")
     parser.add_argument("--hypernetwork", action="store_true")
     args = parser.parse_args()
     names = ("num_episodes", "hidden_size", "num_epochs", "cell", "hypernetwork")

@@ -42,27 +42,31 @@ class TaskEncoder:
         env.np_random = generator
         if not task:
             raise UserError(f"{setting}: {name!r} draws no tasks, so there is none to observe")
-        self._names = sorted(values_of(task))
-        self(values_of(task))
+        values = values_of(task)
+        self._names = sorted(values)
+        self([values])  # refuse values that are not numbers
 
     @property
     def size(self) -> int:
         """Number of values of a task."""
         return len(self._names)
 
-    def __call__(self, task: Task) -> list[float]:
-        """Return the task's values in the order of their names.
+    def __call__(self, tasks: Sequence[Task]) -> np.ndarray:
+        """Return the values of N tasks in the order of their names, (N, size) float64.
 
         Raises:
             UserError: if the names differ from those of the first task, or a value is not a number.
         """
+        return np.array([self._vector(task) for task in tasks], np.float64)
+
+    def _vector(self, task: Task) -> list[float]:
         try:
             if set(task) != set(self._names):
                 raise KeyError
             if any(isinstance(value, str) for value in task.values()):  # float() would parse it
                 raise TypeError
             return [float(task[name]) for name in self._names]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{self._setting}: a task of {self._name!r} must have one number for each of "
                 f"{self._names}, got {dict(task)!r:.200}"
@@ -136,13 +140,12 @@ class TaskObserver:
         """
         versions = [self._before_and_after(task) for task in tasks]
         values, changed_values = (
-            np.array([self._encoder(task) for task in version], self._dtype)
-            for version in zip(*versions, strict=True)
+            self._encoder(version).astype(self._dtype) for version in zip(*versions, strict=True)
         )
         self._env.set_tasks(tasks)
         on_device = self.device is not None
         self._values = torch.from_numpy(values).to(self.device) if on_device else values
-        has_changes = not np.array_equal(values, changed_values)
+        has_changes = not np.array_equal(values, changed_values, equal_nan=True)
         self._changed_values = changed_values if has_changes else None
 
     def _before_and_after(self, task: Task) -> tuple[Task, Task]:

@@ -83,7 +83,7 @@ def make_theta(policy: RecurrentPolicy, seed: int = 0) -> dict[str, Tensor]:
     rng = np.random.default_rng(seed)
     return {
         name: value.double() + torch.from_numpy(0.3 * rng.standard_normal(value.shape))
-        for name, value in policy.initial_theta(rng).items()
+        for name, value in policy.initial_parameters(rng).items()
     }
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import helpers.memory_tasks
 import numpy as np
@@ -51,6 +51,7 @@ from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import OUTER_STEP, TooManyFailures
 from maml_rl.settings.learners import RL2Config
+from maml_rl.settings.learners.rl2 import Cell
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
@@ -949,7 +950,7 @@ def optimal_return(num_pulls: int) -> float:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("name", get_args(Cell))
 def test_a_bandit_is_solved_by_memory_and_only_by_memory(name: str, tmp_path: Path) -> None:
     """Ten pulls in two episodes: nearly optimal with memory, chance if it forgets every pull."""
     agent = trained(tmp_path, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from maml_rl.learners.recurrent.sequence import TrialSequence
 from maml_rl.policies.recurrent.memoryless import MemorylessPolicy
 from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.settings.learners.rl2 import Cell
 
 
 def without_memory(policy: RecurrentPolicy) -> MemorylessPolicy:
@@ -59,7 +60,7 @@ def test_it_is_the_policy_of_trials_of_one_step(options: dict[str, Any]) -> None
     assert not torch.allclose(actual[1], with_memory[1], rtol=1e-2)
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", get_args(Cell))
 def test_step_by_step_it_forgets(cell: str) -> None:
     policy = without_memory(make_policy(cell=cell))
     theta = make_theta(policy)

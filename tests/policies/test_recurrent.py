@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,9 +23,10 @@ from torch import Tensor
 from maml_rl.policies.recurrent.hypernetwork import generated_layer, initial_hypernetwork
 from maml_rl.policies.recurrent.memory import action_distribution
 from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.settings.learners.rl2 import Cell
 
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-cells = pytest.mark.parametrize("cell", ["gru", "lstm"])
+cells = pytest.mark.parametrize("cell", get_args(Cell))
 
 
 # --- Against the equations ---
@@ -99,7 +100,7 @@ def test_policy_and_value_read_the_observation_without_the_memory() -> None:
 
 def test_initial_parameters_are_scaled_by_their_layers() -> None:
     policy = make_policy(hidden_size=16, generated=("policy",), latent_size=7)
-    theta = policy.initial_theta(np.random.default_rng(0))
+    theta = policy.initial_parameters(np.random.default_rng(0))
     bounds = {
         "observation_encoder_weight": (6 / (OBSERVATION_SIZE + 32)) ** 0.5,
         "reward_encoder_weight": (6 / (2 + 16)) ** 0.5,
@@ -115,7 +116,7 @@ def test_initial_parameters_are_scaled_by_their_layers() -> None:
     zero = {name for name, value in theta.items() if not value.any()}
     assert zero == {name for name in theta if name.endswith(("_bias", "_hypernetwork"))}
     assert theta["log_std"].tolist() == pytest.approx([np.log(0.7)] * 2)
-    again = policy.initial_theta(np.random.default_rng(0))
+    again = policy.initial_parameters(np.random.default_rng(0))
     assert all(value.equal(again[name]) for name, value in theta.items())
 
 
@@ -150,7 +151,7 @@ def test_every_memory_starts_with_the_same_well_scaled_network() -> None:
         generated=("policy",), hidden_size=32, hidden_sizes=(16, 16), latent_size=25
     )
     rng = np.random.default_rng(0)
-    theta = {name: value.double() for name, value in policy.initial_theta(rng).items()}
+    theta = {name: value.double() for name, value in policy.initial_parameters(rng).items()}
     observations = torch.from_numpy(rng.standard_normal((50, OBSERVATION_SIZE)))
     outputs = outputs_of_memories(policy, theta, observations)
     x = observations
@@ -178,7 +179,7 @@ def test_every_memory_starts_with_the_same_well_scaled_network() -> None:
 def test_a_new_hypernetwork_adds_nothing_and_learns() -> None:
     """V is zero, but its gradient is not, if z is not."""
     policy = make_policy(generated=("policy", "value"), latent_size=3)
-    theta = policy.initial_theta(np.random.default_rng(0))
+    theta = policy.initial_parameters(np.random.default_rng(0))
     assert theta["policy_0_hypernetwork"].equal(initial_hypernetwork(3, OBSERVATION_SIZE, 5))
     sequence = make_sequence(policy)
     leaves = {name: value.double().requires_grad_() for name, value in theta.items()}

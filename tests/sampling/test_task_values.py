@@ -21,7 +21,7 @@ from maml_rl.env_flags import task_values, tasks_of_file
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.failures import as_json
-from maml_rl.sampling.task_in_observation import TaskObserver
+from maml_rl.sampling.task_in_observation import TaskEncoder, TaskObserver
 from maml_rl.settings.env import EnvConfig
 from maml_rl.training.baseline_runs import train_ppo
 
@@ -383,3 +383,17 @@ def test_a_policy_observes_the_dynamics_in_force() -> None:
 def test_tasks_of_different_names_are_evaluated() -> None:
     train({"name": "FromAList-v0", "task_list": [{"a": 1}, {"b": "x"}]})
     assert {repr(task) for task in evaluated("--num_tasks=8")} == {"{'a': 1}", "{'b': 'x'}"}
+
+
+def test_an_encoder_of_tasks_leaves_the_generator_as_it_was() -> None:
+    env = make_task_vector_env(EnvConfig(name="PointNavigation"), 2, 3)
+    try:
+        env.np_random = np.random.default_rng(5)
+        expected = env.sample_tasks(3)
+        env.np_random = np.random.default_rng(5)
+        encoder = TaskEncoder(env, "PointNavigation", "a test")
+        tasks = env.sample_tasks(3)
+    finally:
+        env.close()
+    assert tasks == expected
+    assert encoder(tasks).tolist() == [[task["goal_x"], task["goal_y"]] for task in tasks]

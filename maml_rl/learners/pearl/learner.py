@@ -59,7 +59,7 @@ _OTHER_GROUPS = Learned._fields[2:]
 """Groups of the state besides theta, which holds encoder and actor."""
 
 
-class _Part(NamedTuple):
+class _PlayedEntry(NamedTuple):
     """Trials in a meta-batch of tasks."""
 
     played: TrainingTrial
@@ -235,19 +235,19 @@ class PEARL(Learner):
 
         # Draw training tasks; before the first update, explore all of them.
         tasks, numbers = self._training_tasks(collector, streams)
-        parts: list[_Part] = []
+        played: list[_PlayedEntry] = []
         if state.counters["iteration"] == 0 and self.config.num_training_tasks > 0:
-            parts = self._initial_episodes(state, tasks, collector, ranks, watch)
+            played = self._initial_episodes(state, tasks, collector, ranks, watch)
 
         # Play a trial in each: episodes with z from the prior, then from the posterior.
         num_prior, num_stages = self.config.num_prior_episodes, self.num_training_stages
-        part = self._part(
+        last = self._played_entry(
             state, tasks, numbers, num_stages, num_prior, collector, streams, ranks, watch
         )
-        parts.append(part)
+        played.append(last)
 
         # Add the episodes to the replay, and observations to the normaliser.
-        entry = concatenated([part.entry for part in parts])
+        entry = concatenated([each.entry for each in played])
         history = bounded((*state.history, entry), self.config.capacity)
         normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:
@@ -257,7 +257,7 @@ class PEARL(Learner):
 
         # Update encoder, critics and actor, as often per control step in every iteration.
         most = collector.meta_batch_size * num_stages * collector.horizon
-        num_updates = math.ceil(self.config.num_updates * num_transitions(part.entry) / most)
+        num_updates = math.ceil(self.config.num_updates * num_transitions(last.entry) / most)
         learned, metrics, detail = take_updates(
             _learned(state),
             history,
@@ -281,7 +281,7 @@ class PEARL(Learner):
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
         metrics["update/temperature"] = float(learned.temperature["log_alpha"].exp())
         update = Update(groups, metrics, OUTER_STEP if detail else "", detail)
-        trials = [part.played for part in parts]
+        trials = [each.played for each in played]
         result = iteration_result(state, trials, update, ranks, watch)
         return result._replace(state=result.state._replace(history=history))
 
@@ -304,20 +304,22 @@ class PEARL(Learner):
         collector: Collector,
         ranks: Ranks,
         watch: Stopwatch,
-    ) -> list[_Part]:
+    ) -> list[_PlayedEntry]:
         """Play episodes of every task with z from the prior, a meta-batch of tasks at a time."""
         num_groups = math.ceil(len(tasks) / collector.meta_batch_size)
         numbers = np.resize(np.arange(len(tasks)), num_groups * collector.meta_batch_size)
         number = self.config.num_initial_episodes
-        parts = []
+        played = []
         for i, group in enumerate(np.split(numbers, num_groups)):
             streams = RandomStreams(self.seed, Phase.INITIALISATION, i)
-            parts.append(
-                self._part(state, tasks, group, number, number, collector, streams, ranks, watch)
+            played.append(
+                self._played_entry(
+                    state, tasks, group, number, number, collector, streams, ranks, watch
+                )
             )
-        return parts
+        return played
 
-    def _part(
+    def _played_entry(
         self,
         state: LearnerState,
         tasks: Sequence[Task],
@@ -328,7 +330,7 @@ class PEARL(Learner):
         streams: RandomStreams,
         ranks: Ranks,
         watch: Stopwatch,
-    ) -> _Part:
+    ) -> _PlayedEntry:
         """Play trials in the tasks of these numbers, and make the entry of the replay from them.
 
         The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior. Tasks
@@ -355,7 +357,7 @@ class PEARL(Learner):
             self.action_scale,
             ranks,
         )
-        return _Part(played, entry)
+        return _PlayedEntry(played, entry)
 
 
 def _progress(collector: Collector, ranks: Ranks) -> Callable[[str], None]:

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.base import Belief, LearnerState
 from maml_rl.learners.iteration_result import Update
 from maml_rl.learners.recurrent.batch import TrialPolicy, evaluated_trials, trial_batch
+from maml_rl.learners.recurrent.learner import MemoryLearner
 from maml_rl.learners.recurrent.ppo import ppo_update
 from maml_rl.learners.recurrent.sequence import TrialSequence, trial_sequence
 from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.trials import TrainingTrial, training_trial
-from maml_rl.policies.action_head import ActionHead
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import OUTER_STEP
@@ -48,22 +48,16 @@ class PlayedTrials(NamedTuple):
 
 
 def played_trials(
-    learner: Learner,
+    learner: MemoryLearner,
     state: LearnerState,
     collector: Collector,
-    head: ActionHead,
-    *,
     streams: RandomStreams,
     ranks: Ranks,
-    max_failed_share: float,
     watch: Stopwatch,
     tasks: Sequence[Task] | None = None,
     belief: Belief | None = None,
 ) -> PlayedTrials:
-    """Play a trial in each task; the arguments are those of ``training_trial``.
-
-    What came before a step is in the learner's belief as ``previous``; ``head`` is its policy's.
-    """
+    """Play a trial in each task; the arguments are those of ``training_trial``."""
     num_tasks = collector.num_tasks
     belief = learner.prior(state, num_tasks) if belief is None else belief
     played = training_trial(
@@ -73,7 +67,7 @@ def played_trials(
         num_adaptation_steps=learner.num_training_stages - 1,
         streams=streams,
         ranks=ranks,
-        max_failed_share=max_failed_share,
+        max_failed_share=learner.max_failed_share,
         tasks=tasks,
         belief=belief,
         watch=watch,
@@ -84,7 +78,7 @@ def played_trials(
         played=played,
         tasks=[played.tasks[i] for i in valid.tolist()],
         stages=stages,
-        sequence=trial_sequence(stages, belief["previous"][valid], head),
+        sequence=trial_sequence(stages, belief["previous"][valid], learner.player.action_head),
         indices=valid + collector.first_task,
         num_trials=collector.meta_batch_size,
     )

@@ -10,27 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
+from maml_rl.learners.base import Belief, Iteration, LearnerState, initial_normalizer
 from maml_rl.learners.iteration_result import (
     FAILED_OUTER_STEPS,
     IterationWatch,
     iteration_result,
 )
-from maml_rl.learners.recurrent.actor import RecurrentActor, belief_after
 from maml_rl.learners.recurrent.iteration import played_trials, updated_by_ppo
+from maml_rl.learners.recurrent.learner import MemoryLearner
 from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.policies.recurrent.plain_module import recurrent_module
-from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.task_in_observation import TaskEncoder
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.rl2 import RL2Config
@@ -39,12 +37,10 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 
 
 @dataclass(frozen=True, kw_only=True)
-class RL2(Learner):
+class RL2(MemoryLearner):
     """RL²: a recurrent policy, trained by PPO on trials of several episodes.
 
-    The belief is what the policy remembers: ``memory`` (T, memory_size), the state of the cell, and
-    ``previous`` (T, previous_size), the action, reward and end of an episode before the next step.
-    A stage is one episode; its update runs the cell over it. The groups of the state are:
+    The memory is the state of the recurrent cell. The groups of the state are:
 
     - ``theta``, ``normalizer``, and ``optimizer``, the state of Adam;
     - ``value_scale``, the running mean and deviation of the value network's targets.
@@ -52,15 +48,6 @@ class RL2(Learner):
     Args:
         policy: the architecture.
         config: settings.
-        normalizes: whether observations are normalised.
-        num_adaptation_steps: adaptation steps of a trial, unless the user asks for another number.
-        num_training_stages: episodes of a trial in training.
-        max_failed_share: largest share of discarded episodes, and of failed tasks, that an
-            iteration tolerates.
-        device: of all tensors.
-        seed: of the initial parameters.
-        trials_per_block: trials that are computed at once. It bounds memory, and changes results at
-            most by rounding.
         task_encoder: makes vectors of tasks for the value network; ``None`` if it observes none.
     """
 
@@ -68,20 +55,14 @@ class RL2(Learner):
 
     policy: RecurrentPolicy
     config: RL2Config
-    normalizes: bool
-    num_adaptation_steps: int
-    num_training_stages: int
-    max_failed_share: float
-    device: torch.device
-    seed: int
-    trials_per_block: int
     task_encoder: TaskEncoder | None = None
 
     def initial_state(self) -> LearnerState:
         """Return the initial parameters, and empty statistics."""
         rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
         theta = {
-            name: value.to(self.device) for name, value in self.policy.initial_theta(rng).items()
+            name: value.to(self.device)
+            for name, value in self.policy.initial_parameters(rng).items()
         }
         observation_shape = (self.policy.observation_size,)
         return LearnerState.initial(
@@ -94,38 +75,14 @@ class RL2(Learner):
             **{FAILED_OUTER_STEPS: 0},
         )
 
-    def prior(self, state: LearnerState, num_tasks: int) -> Belief:
-        """Return an empty memory for every task."""
-        like = next(iter(state.tensors["theta"].values()))
-        return {
-            "memory": like.new_zeros(num_tasks, self.policy.memory_size),
-            "previous": like.new_zeros(num_tasks, self.policy.previous_size),
-        }
+    @property
+    def player(self) -> RecurrentPolicy:
+        """The policy."""
+        return self.policy
 
-    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw the noise of the policy's distribution."""
-        return self.policy.action_head.draw_noise(rng, shape)
-
-    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Draw it on a GPU."""
-        return self.policy.action_head.draw_noise_on_device(rng, shape)
-
-    def actor(
-        self,
-        state: LearnerState,
-        belief: Belief,
-        noise: Tensor | None,
-        memory: Memory | None = None,
-    ) -> RecurrentActor:
-        """Return an actor that remembers within the episode, too."""
-        theta, normalizer = state.tensors["theta"], state.normalizer
-        return RecurrentActor(self.policy, theta, belief, noise, normalizer, memory)
-
-    @torch.no_grad()
-    def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
-        """Return the memory after the episodes, which follow one another."""
-        theta = state.tensors["theta"]
-        return belief_after(self.policy, theta, belief, episodes, self.trials_per_block)
+    def parameters(self, state: LearnerState) -> Params:
+        """Return theta."""
+        return state.tensors["theta"]
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
@@ -149,16 +106,7 @@ class RL2(Learner):
         watch = IterationWatch(ranks)
 
         # Sample tasks, and play a trial of several episodes in each.
-        trials = played_trials(
-            self,
-            state,
-            collector,
-            self.policy.action_head,
-            streams=streams,
-            ranks=ranks,
-            max_failed_share=self.max_failed_share,
-            watch=watch,
-        )
+        trials = played_trials(self, state, collector, streams, ranks, watch)
 
         # Update policy, value and normaliser on the trials that did not fail.
         update = updated_by_ppo(
@@ -179,4 +127,4 @@ class RL2(Learner):
         """Return tasks as vectors (N, task_size), if the value network observes them."""
         if self.task_encoder is None:
             return None
-        return torch.tensor([self.task_encoder(task) for task in tasks], device=self.device)
+        return torch.from_numpy(self.task_encoder(tasks)).float().to(self.device)

@@ -12,20 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
+from maml_rl.learners.base import Belief, Iteration, LearnerState, initial_normalizer
 from maml_rl.learners.iteration_result import (
     FAILED_OUTER_STEPS,
     IterationWatch,
     Update,
     iteration_result,
 )
-from maml_rl.learners.recurrent.actor import RecurrentActor, belief_after
 from maml_rl.learners.recurrent.iteration import PlayedTrials, played_trials, updated_by_ppo
+from maml_rl.learners.recurrent.learner import MemoryLearner
 from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.regression import StudentBatch, student_update
@@ -35,9 +34,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.plain_module import recurrent_module
-from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import OUTER_STEP
 from maml_rl.sampling.task_in_observation import TaskEncoder
 from maml_rl.settings.drawn_tasks import Task
@@ -50,12 +47,10 @@ TEACHER_ITERATIONS = "teacher_iterations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherStudent(Learner):
+class TeacherStudent(MemoryLearner):
     """A teacher, trained by PPO on trials, then a student that regresses z on trials of its own.
 
-    The belief is what the student remembers: ``memory`` (T, memory_size), and ``previous``
-    (T, previous_size), the action, reward and end of an episode before the next step. A stage is
-    one episode. The groups of the state are:
+    The memory is the student's, or z if the teacher plays. The groups of the state are:
 
     - ``theta``, the teacher's parameters, and ``student``, the student's;
     - ``normalizer`` of observations, and ``task_normalizer`` of tasks as vectors;
@@ -71,14 +66,6 @@ class TeacherStudent(Learner):
         teacher_limits: iterations, and control steps, that train the teacher; the limit that is
             reached first counts.
         task_encoder: makes vectors of tasks.
-        normalizes: whether observations are normalised.
-        num_adaptation_steps: adaptation steps of a trial, unless the user asks for another number.
-        num_training_stages: episodes of a trial in training.
-        max_failed_share: largest share of discarded episodes, and of failed tasks, that an
-            iteration tolerates.
-        device: of all tensors.
-        seed: of the initial parameters.
-        trials_per_block: trials that are computed at once.
         plays_teacher: whether the teacher acts, with beliefs of :meth:`teacher_belief`.
     """
 
@@ -90,13 +77,6 @@ class TeacherStudent(Learner):
     config: TeacherStudentConfig
     teacher_limits: tuple[int, float]
     task_encoder: TaskEncoder
-    normalizes: bool
-    num_adaptation_steps: int
-    num_training_stages: int
-    max_failed_share: float
-    device: torch.device
-    seed: int
-    trials_per_block: int
     plays_teacher: bool = False
 
     def initial_state(self) -> LearnerState:
@@ -124,14 +104,6 @@ class TeacherStudent(Learner):
             **{FAILED_OUTER_STEPS: 0, TEACHER_ITERATIONS: 0},
         )
 
-    def prior(self, state: LearnerState, num_tasks: int) -> Belief:
-        """Return an empty memory for every task."""
-        before = self._nothing_before(state, num_tasks)
-        return {
-            "memory": before.new_zeros(num_tasks, self.student.memory_size),
-            "previous": before,
-        }
-
     def teacher_belief(self, state: LearnerState, tasks: Sequence[Task]) -> Belief:
         """Return the belief that knows z, for a learner whose teacher plays.
 
@@ -139,43 +111,16 @@ class TeacherStudent(Learner):
             state: what has been learned.
             tasks: T of them.
         """
-        return {
-            "memory": self._latents(state, tasks),
-            "previous": self._nothing_before(state, len(tasks)),
-        }
-
-    def _nothing_before(self, state: LearnerState, num_tasks: int) -> Tensor:
-        """Return what came before the first step of a trial: zeros (T, previous_size)."""
-        like = next(iter(state.tensors["theta"].values()))
-        return like.new_zeros(num_tasks, self.teacher.previous_size)
-
-    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw the noise of the policy's distribution."""
-        return self.teacher.action_head.draw_noise(rng, shape)
-
-    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Draw it on a GPU."""
-        return self.teacher.action_head.draw_noise_on_device(rng, shape)
+        return {**self.prior(state, len(tasks)), "memory": self._latents(state, tasks)}
 
     @property
-    def _player(self) -> Teacher | Student:
+    def player(self) -> Teacher | Student:
+        """The student, or the teacher."""
         return self.teacher if self.plays_teacher else self.student
 
-    def actor(
-        self,
-        state: LearnerState,
-        belief: Belief,
-        noise: Tensor | None,
-        memory: Memory | None = None,
-    ) -> RecurrentActor:
-        """Return an actor that remembers within the episode, too."""
-        normalizer = state.normalizer
-        return RecurrentActor(self._player, _acting(state), belief, noise, normalizer, memory)
-
-    @torch.no_grad()
-    def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
-        """Return the memory after the episodes, which follow one another."""
-        return belief_after(self._player, _acting(state), belief, episodes, self.trials_per_block)
+    def parameters(self, state: LearnerState) -> Params:
+        """Return the parameters of teacher and student, whose names differ."""
+        return {**state.tensors["theta"], **state.tensors["student"]}
 
     def notice(self, num_env_steps: int) -> str | None:
         """Say which policy is evaluated."""
@@ -211,7 +156,7 @@ class TeacherStudent(Learner):
         (memory,), (previous,) = belief["memory"], belief["previous"]
         theta = {
             name: value
-            for name, value in _acting(state).items()
+            for name, value in self.parameters(state).items()
             if not name.startswith("task_encoder_")
         }
         return recurrent_module(self.student, theta, memory, previous, state.normalizer, action_map)
@@ -247,18 +192,8 @@ class TeacherStudent(Learner):
 
         # Play a trial with the z of each task.
         belief = self.teacher_belief(state, collector.of_this_process(tasks))
-        trials = played_trials(
-            dataclasses.replace(self, plays_teacher=True),
-            state,
-            collector,
-            self.teacher.action_head,
-            streams=streams,
-            ranks=ranks,
-            max_failed_share=self.max_failed_share,
-            watch=watch,
-            tasks=tasks,
-            belief=belief,
-        )
+        player = dataclasses.replace(self, plays_teacher=True)
+        trials = played_trials(player, state, collector, streams, ranks, watch, tasks, belief)
 
         # Update encoder, policy, value and normaliser on the trials that did not fail.
         update = updated_by_ppo(
@@ -281,16 +216,7 @@ class TeacherStudent(Learner):
     ) -> Iteration:
         """Sample tasks, play a trial in each with the student, and regress the teacher's z."""
         watch = IterationWatch(ranks)
-        trials = played_trials(
-            self,
-            state,
-            collector,
-            self.teacher.action_head,
-            streams=streams,
-            ranks=ranks,
-            max_failed_share=self.max_failed_share,
-            watch=watch,
-        )
+        trials = played_trials(self, state, collector, streams, ranks, watch)
         update = self._update_student(state, trials, streams, ranks)
         watch.lap("update")
         update.metrics["update/phase"] = 2.0
@@ -323,8 +249,7 @@ class TeacherStudent(Learner):
 
     def _vectors(self, tasks: Sequence[Task]) -> Tensor:
         """Return tasks as vectors (N, task_size) float64, not normalised."""
-        vectors = np.array([self.task_encoder(task) for task in tasks], dtype=np.float64)
-        return torch.from_numpy(vectors.reshape(-1, self.teacher.task_size)).to(self.device)
+        return torch.from_numpy(self.task_encoder(tasks)).to(self.device)
 
     def _observed(self, state: LearnerState, tasks: Sequence[Task]) -> Tensor:
         """Return tasks as the teacher observes them: normalised, of the type of the parameters."""
@@ -343,8 +268,3 @@ class TeacherStudent(Learner):
         # Every process has all tasks.
         new = old.updated(self._vectors(tasks), Ranks())
         return state._replace(tensors={**state.tensors, "task_normalizer": new._asdict()})
-
-
-def _acting(state: LearnerState) -> Params:
-    """Return the parameters of teacher and student, whose names differ."""
-    return {**state.tensors["theta"], **state.tensors["student"]}

@@ -46,8 +46,8 @@ class RecurrentPolicy(RecurrentCell):
     task_size: int = 0
     """Entries of a task that ``value`` reads; 0 for none."""
 
-    def initial_theta(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Draw initial parameters, float32.
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw initial parameters, float32, of the cell first.
 
         Weights are Glorot-uniform and biases zero; those of the cell are uniform in
         ±1/√hidden_size, as in torch.
@@ -55,7 +55,7 @@ class RecurrentPolicy(RecurrentCell):
         Args:
             rng: stream of the initial weights.
         """
-        theta = self.initial_parameters(rng)
+        theta = super().initial_parameters(rng)
         # Policy and value.
         for name, num_outputs in {"policy": self.action_head.size, "value": 1}.items():
             self._add_network(theta, name, num_outputs, rng)
