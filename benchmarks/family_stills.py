@@ -13,7 +13,7 @@ import maml_envs
 import numpy as np
 from PIL import Image
 
-from maml_rl.analysis.rendering import make_rendering_env
+from maml_rl.analysis.video.rendering import make_rendering_env
 from maml_rl.settings.env import EnvConfig
 
 _SIZE = {"width": 240, "height": 240}

@@ -37,6 +37,15 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("maml_rl/compare.py", "        _check_start(config, args.seeds)\n", "", "a mistake in a variant that is found after other runs"),
+    Mutant("maml_rl/training/callbacks.py", "metrics.get(tag) is not before[tag]", "False", "a callback that changes metrics"),
+    Mutant("maml_rl/runs/seeds.py", "if listed.run(seed) not in runs]", "if False]", "a seed that is missing without a warning"),
+    Mutant("maml_rl/training/compose.py", "[flatdim(space) for space in pair]", "[0 for space in pair]", "a start from another robot"),
+    Mutant("maml_rl/agents/predict_arguments.py", " or (values.astype(bool) != values).any()", "", "two as a truth value"),
+    Mutant("maml_rl/errors.py", 're.sub(r"\\s*\\n\\s*", " ", message)', "message", "a message of several lines"),
+    Mutant("maml_rl/cli.py", "with StopFlag().handling():", "if True:", "an empty folder after SIGTERM"),
+    Mutant("envs/engines/dynamics.py", "own = {name: model_field(model, name)[None] for name in varied}", "own: dict[str, np.ndarray] = {}", "the dynamics of the task before"),
+    Mutant("maml_rl/env_flags.py", "if close in family.task_units:", "if False:", "a task value that is called unknown dynamics"),
     Mutant("envs/engines/mujoco.py", "if not self._root_moves_along_x:", "if False:", "the velocity of another joint"),
     Mutant("envs/engines/mujoco.py", "or model.jnt_bodyid[0] != ROOT_BODY", "", "the velocity of another body"),
     Mutant("envs/engines/rendering.py", "subtree_com[1, :2]", "subtree_com[0, :2]", "a camera that follows objects"),
@@ -350,7 +359,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/pearl/learner.py", "played.trial.valid_episodes,", "played.trial.episodes,", "PEARL learns from failed tasks"),
     Mutant("maml_rl/analysis/evaluation.py", "failures = trial.failures.gathered(ranks)", "failures = trial.failures", "failures of an evaluation of one process only"),
     Mutant("maml_rl/analysis/comparison/entries.py", "return [(0, j) for j in range(len(other.episodes_used))]", "return [(0, 0)]", "a method without adaptation compared with step 0 only"),
-    Mutant("maml_rl/analysis/statistics.py", "num_recovered=int((lasts & has_recovered).sum())", "num_recovered=int(sum(has_recovered))", "a fallen robot has recovered"),
+    Mutant("maml_rl/analysis/comparison/response.py", "num_recovered=int((lasts & has_recovered).sum())", "num_recovered=int(sum(has_recovered))", "a fallen robot has recovered"),
     Mutant("maml_rl/settings/learners/trial_ppo.py", "min(1.0, share)", "share", "a step size below the final one"),
     Mutant("maml_rl/agents/agent.py", "before.observe(rewards, ends)", "before.observe(rewards, 0 * ends)", "predict does not see ends of episodes"),
     Mutant("envs/engines/changes.py", "has_come = in_episode & (self._num_steps >= self._change_step)", "has_come = in_episode & (self._num_steps > self._change_step)", "a change one control step late"),
@@ -381,14 +390,14 @@ MUTANTS = [
     Mutant("maml_rl/analysis/dynamics/robustness.py", "valid[: math.ceil(len(valid) / 10)]", "valid[-math.ceil(len(valid) / 10) :]", "the best tenth for the worst"),
     Mutant("maml_rl/analysis/dynamics/robustness.py", "/ np.ptp(x)", "/ len(x)", "area under a curve over the number of points"),
     Mutant("maml_rl/analysis/recording.py", '{"episode": agent.num_adaptation_steps}', '{"episode": 0}', "the first episode of a task in every panel"),
-    Mutant("maml_rl/analysis/statistics.py", "aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)", "aligned = rewards[:, steps + change_steps.min()]", "tasks not aligned at their change"),
-    Mutant("maml_rl/analysis/statistics.py", "row[max(0, step - WINDOW) : step].mean()", "row[step - WINDOW : step].mean()", "an empty window before an early change"),
-    Mutant("maml_rl/analysis/statistics.py", "running[lowest:] >= target", "running >= target", "recovered before the reward was lowest"),
+    Mutant("maml_rl/analysis/comparison/response.py", "aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)", "aligned = rewards[:, steps + change_steps.min()]", "tasks not aligned at their change"),
+    Mutant("maml_rl/analysis/comparison/response.py", "row[max(0, step - WINDOW) : step].mean()", "row[step - WINDOW : step].mean()", "an empty window before an early change"),
+    Mutant("maml_rl/analysis/comparison/response.py", "running[lowest:] >= target", "running >= target", "recovered before the reward was lowest"),
     Mutant("maml_rl/analysis/evaluation.py", "rewards.sum(1) / is_valid.sum(1)", "rewards.mean(1)", "rewards over discarded episodes"),
     Mutant("maml_rl/learners/maml/learner.py", "return unchanged._replace(metrics=metrics, failure=LINE_SEARCH)", "return Update({'theta': theta, 'outer': outer_state}, metrics, LINE_SEARCH)", "a rejected outer step taken"),
     Mutant("maml_rl/learners/maml/objective.py", "torch.where(is_constant, 0.0, centred / std.clamp(min=1e-8))", "centred / std.clamp(min=1e-8)", "E-MAML's credit from rounding errors"),
     Mutant("maml_rl/learners/maml/inner_step.py", '_LATENT if inner.adapts == "latent" else policy.head_names', "policy.head_names", "the head adapts instead of the latent variable"),
-    Mutant("maml_rl/learners/pearl/learner.py", "math.ceil(self.config.num_updates * num_transitions(part.entry) / most)", "self.config.num_updates", "as many updates after short episodes"),
+    Mutant("maml_rl/learners/pearl/learner.py", "math.ceil(self.config.num_updates * num_transitions(last.entry) / most)", "self.config.num_updates", "as many updates after short episodes"),
     Mutant("maml_rl/learners/iteration_result.py", "samplings[-1].metrics()", "samplings[0].metrics()", "returns of PEARL's initial episodes reported"),
     Mutant("maml_rl/learners/iteration_result.py", "sum(sampling.num_env_steps for sampling in samplings)", "samplings[-1].num_env_steps", "PEARL's initial episodes not counted"),
     Mutant("maml_rl/learners/iteration_result.py", "state.counters[FAILED_OUTER_STEPS] + 1", "1", "failed outer steps never add up"),
@@ -449,6 +458,10 @@ _PEARL = [
 ]
 _TEACHER = ["learners/test_teacher_student.py"]
 TESTS = {
+    "maml_rl/cli.py": ["test_cli.py"],
+    "maml_rl/compare.py": ["test_compare.py"],
+    "maml_rl/runs/seeds.py": ["training/test_seeds.py"],
+    "maml_rl/training/compose.py": ["training/test_training.py"],
     "maml_rl/settings/learners/pearl.py": ["settings/test_learner_settings.py"],
     "envs/families/tasks.py": ["envs/test_robots.py", "envs/test_half_cheetah.py"],
     "maml_rl/policies/recurrent/gru.py": ["policies/test_gru.py"],
@@ -548,10 +561,8 @@ TESTS = {
     "maml_rl/sampling/task_in_observation.py": ["sampling/test_task_values.py"],
     "maml_rl/analysis/dynamics/robustness.py": ["analysis/test_robustness.py"],
     "maml_rl/analysis/recording.py": ["analysis/test_rewards_around_changes.py"],
-    "maml_rl/analysis/statistics.py": [
-        "analysis/test_rewards_around_changes.py",
-        "analysis/test_statistics.py",
-    ],
+    "maml_rl/analysis/comparison/response.py": ["analysis/test_rewards_around_changes.py"],
+    "maml_rl/analysis/statistics.py": ["analysis/test_statistics.py"],
     "maml_rl/policies/network_policy.py": [
         "policies/test_network_policy.py",
         "policies/test_export.py",
@@ -617,7 +628,7 @@ TESTS = {
     ],
     "maml_rl/analysis/learning_curves.py": ["analysis/test_learning_curves.py"],
     "maml_rl/analysis/comparison/subjects.py": ["analysis/test_comparison.py"],
-    "maml_rl/env_flags.py": ["test_cli.py"],
+    "maml_rl/env_flags.py": ["analysis/test_sweeps.py", "test_cli.py"],
     "envs/engines/dynamics.py": ["envs/test_dynamics.py"],
     "envs/engines/mujoco.py": ["envs/test_own_families.py"],
     "maml_rl/analysis/comparison/saved_evaluations.py": [

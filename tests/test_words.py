@@ -31,7 +31,7 @@ PHRASES = (  # regular expressions for whole words; what to write instead
 PATTERN = re.compile(rf"\b({'|'.join(PHRASES)})\b".replace(" ", "[ \n]"), re.IGNORECASE)
 ALLOWED = {
     ("CHANGELOG.md", "void"),  # the former name
-    ("maml_rl/analysis/video_grid.py", "side by side"),  # frames of a grid
+    ("maml_rl/analysis/video/grid.py", "side by side"),  # frames of a grid
     ("maml_rl/system/thread_pool.py", "processor"),  # its cache
 }
 

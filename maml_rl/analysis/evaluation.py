@@ -313,7 +313,9 @@ def evaluate(
         )
     if deterministic_adaptation and not deterministic:
         raise UserError("deterministic_adaptation needs deterministic: set both to True")
-    num_tasks = _number_of_tasks(tasks, num_tasks)
+    check_tasks(tasks, num_tasks)
+    if num_tasks is None:
+        num_tasks = NUM_TASKS if tasks is None else len(tasks)
     num_steps = default_num_steps(agent) if num_steps is None else num_steps
     check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_integers(0, num_steps=num_steps, seed=seed)
@@ -363,14 +365,14 @@ def default_num_steps(agent: Agent) -> int:
     return max(_FEWEST_STEPS, agent.learner.num_adaptation_steps)
 
 
-def _number_of_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> int:
-    """Return how many tasks to evaluate.
+def check_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> None:
+    """Check the arguments that choose tasks.
 
     Raises:
         UserError: if ``tasks`` is not a list of tasks, or ``num_tasks`` is set too.
     """
     if tasks is None:
-        return NUM_TASKS if num_tasks is None else num_tasks
+        return
     if num_tasks is not None:
         raise UserError(
             f"pass tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}"
@@ -380,4 +382,3 @@ def _number_of_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> int
         raise UserError(
             f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}"
         )
-    return len(tasks)

@@ -54,7 +54,8 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
         stage = f", {group.stage_label}" if view.metric is None and len(stages) > 1 else ""
-        entries.append((line, label + seeds + stage))
+        line.set_label(label + seeds + stage)
+        entries.append((line, str(line.get_label())))
     # Axes, title and legend.
     returns = "return"
     if len(stages) == 1:

@@ -59,7 +59,7 @@ class View:
 
     def metric_of(self, group: Group) -> str:
         """Return the column to show for a group."""
-        return self.metric or return_after(group.num_steps)
+        return return_after(group.num_steps) if self.metric is None else self.metric
 
 
 class Series(NamedTuple):

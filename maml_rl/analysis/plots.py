@@ -89,19 +89,23 @@ def labelled_groups(
         labels: chosen by the user; default is the settings that differ.
 
     Raises:
-        UserError: if a run cannot be read or lacks the metric, or the number of labels is wrong.
+        UserError: if a run cannot be read or lacks the metric, or the labels are not as many as
+            the lines, or not different.
     """
     groups = group_runs(read_runs([run for folder in folders for run in runs_of(folder)]))
     check_columns(groups, view)
     names = labels_of([group.settings for group in groups])
-    is_list = isinstance(labels, Sized) and not isinstance(labels, str)
-    if labels is not None and not (is_list and len(labels) == len(names)):
-        number = len(labels) if is_list else 1
+    if labels is None:
+        return groups, names
+    if isinstance(labels, str) or not isinstance(labels, Sized) or len(labels) != len(names):
         raise UserError(
-            f"the figure needs {counted(len(names), 'label')}, one per line of the plot, got "
-            f"{number}; the order is: {'; '.join(names)}"
+            f"the figure needs a list of {counted(len(names), 'label')}, one per line of the plot, "
+            f"got {labels!r:.100}; the order is: {'; '.join(names)}"
         )
-    return groups, [str(label) for label in labels or names]
+    chosen = [str(label) for label in labels]
+    if len(set(chosen)) < len(chosen) or not all(chosen):
+        raise UserError(f"labels must be different and not empty, got {chosen!r:.200}")
+    return groups, chosen
 
 
 def plot_evaluation(evaluations: Evaluations | Mapping[str, Evaluations]) -> Figure:

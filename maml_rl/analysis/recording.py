@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import refuse_empty_task
-from maml_rl.analysis.rendering import make_rendering_env, rendered_frame
+from maml_rl.analysis.evaluation import check_tasks, refuse_empty_task
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.tasks.spread import spread_tasks
 from maml_rl.analysis.tasks.words import task_in_words
-from maml_rl.analysis.video_grid import (
-    Clip,
-    Frame,
-    Grid,
-    playable_fps,
-    steps_shown,
-    whole_file,
-)
-from maml_rl.errors import UserError
+from maml_rl.analysis.video.files import playable_fps, whole_file
+from maml_rl.analysis.video.grid import Clip, Frame, Grid, steps_shown
+from maml_rl.analysis.video.rendering import make_rendering_env, rendered_frame
+from maml_rl.errors import UserError, value_errors_refused
 from maml_rl.sampling.single_env import TaskSetter, takes_episode
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners import episodes_per_stage
@@ -173,14 +167,7 @@ def _check(
     fps: float | None,
 ) -> None:
     """Raise UserError if an argument is invalid for every environment."""
-    if tasks is not None and not (
-        isinstance(tasks, Sequence) and tasks and all(isinstance(task, Mapping) for task in tasks)
-    ):
-        raise UserError(f"tasks must be a list of at least one task, got {tasks!r:.200}")
-    if tasks is not None and num_tasks is not None:
-        raise UserError(
-            f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
-        )
+    check_tasks(tasks, num_tasks)
     numbers = (
         (1, "num_tasks", num_tasks),
         (0, "num_steps", num_steps),
@@ -225,10 +212,8 @@ def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:
     if not all(tasks):
         refuse_empty_task(env.draw_tasks(np.random.default_rng(0), 1))
     for task in tasks:
-        try:
+        with value_errors_refused():
             env.assigned_task = task
-        except ValueError as error:
-            raise UserError(str(error)) from error
 
 
 def seconds_per_step(env: gym.Env) -> float:

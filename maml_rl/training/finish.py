@@ -13,9 +13,9 @@ from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import NUM_TASKS, default_num_steps, evaluate
 from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.analysis.recording import NUM_ROWS, play
-from maml_rl.analysis.rendering import rendering_problem
 from maml_rl.analysis.statistics import mean_of_valid
-from maml_rl.analysis.video_grid import whole_file
+from maml_rl.analysis.video.files import whole_file
+from maml_rl.analysis.video.rendering import rendering_problem
 from maml_rl.errors import one_line
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config

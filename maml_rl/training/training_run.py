@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from maml_rl.analysis.video_grid import remove_unfinished
+from maml_rl.analysis.video.files import remove_unfinished
 from maml_rl.learners.base import Iteration
 from maml_rl.runs.checkpoint_files import Best
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, ProgressLog
@@ -269,7 +269,18 @@ class TrainingRun:
 
 
 def follow(config: Config, training: Training, stop_flag: StopFlag, has_ended: bool) -> Path:
-    """Run iterations and end in a process that writes no files; return an empty path."""
+    """Run iterations and end in a process that writes no files; return an empty path.
+
+    Args:
+        config: settings of the run.
+        training: what iterations need.
+        stop_flag: checked between the stages of an iteration.
+        has_ended: whether the state is that of the end of a run, after the learner's choice.
+
+    Raises:
+        StopSignal: on a stop signal, or if process 0 stops the run.
+        TooManyFailures: if too many episodes, tasks or outer steps failed.
+    """
     with stop_flag.handling(), stop_flag.deferred():
         while not _is_over(training, config, stop_flag):
             stop_flag.check()

@@ -23,11 +23,13 @@ from PIL import Image, ImageSequence
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis import recording, video_grid
+from maml_rl.analysis import recording
 from maml_rl.analysis.recording import play, record
-from maml_rl.analysis.rendering import make_rendering_env, rendering_problem, rgb_pixels
 from maml_rl.analysis.tasks.words import task_in_words
-from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, steps_shown
+from maml_rl.analysis.video import grid as grid_module
+from maml_rl.analysis.video.files import playable_fps
+from maml_rl.analysis.video.grid import Clip, Frame, Grid, steps_shown
+from maml_rl.analysis.video.rendering import make_rendering_env, rendering_problem, rgb_pixels
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.make import make_learner
@@ -160,7 +162,7 @@ def test_captions_are_those_of_the_environment(agent, monkeypatch):
     assert last.caption != first.caption
     written = []
     monkeypatch.setattr(
-        video_grid._Layout, "_write", lambda self, draw, text, *rest, **more: written.append(text)
+        grid_module._Layout, "_write", lambda self, draw, text, *rest, **more: written.append(text)
     )
     next(grid.images(10))
     assert first.caption in written
@@ -170,7 +172,7 @@ def test_captions_are_those_of_the_environment(agent, monkeypatch):
 def test_captions_have_a_line_of_their_own(has_caption):
     frame = Frame.of(np.zeros((128, 128, 3), np.uint8), 0.0, "far" if has_caption else "")
     grid = Grid("title", [["goal 1"]], ["before"], [[Clip({0: frame}, ended=False)]], dt=0.1)
-    layout = video_grid._Layout(grid, 128, 128)
+    layout = grid_module._Layout(grid, 128, 128)
     assert layout.strip == (2 + layout.return_below + has_caption) * layout.line + 2 * layout.pad
 
 
@@ -202,13 +204,13 @@ def test_the_final_video_shows_tasks_that_differ(tmp_path, monkeypatch):
 
 def test_every_panel_says_task_step_and_return_and_the_grid_the_time(agent, monkeypatch):
     written: list[tuple[str, float]] = []
-    original = video_grid._Layout._write
+    original = grid_module._Layout._write
 
     def write(self, draw, text, position, room, *rest, **more):
         written.append((text, self.font.getlength(text) - room))
         original(self, draw, text, position, room, *rest, **more)
 
-    monkeypatch.setattr(video_grid._Layout, "_write", write)
+    monkeypatch.setattr(grid_module._Layout, "_write", write)
     grid = played(agent, tasks=[FAR, NEAR], size=(200, 150))
     list(grid.images(10.0))
     texts = [text for text, _ in written]
@@ -239,7 +241,7 @@ def test_captions_fit_their_panel_and_do_not_overlap(width, height):
         [[clip] * 2],
         1.0,
     )
-    layout = video_grid._Layout(grid, width, height)
+    layout = grid_module._Layout(grid, width, height)
     image = layout.image(0)
     assert image.shape[0] % 2 == image.shape[1] % 2 == 0
     assert layout.tasks[0][-1].endswith("more")
@@ -807,6 +809,6 @@ def test_the_next_training_removes_what_a_killed_recording_left(cheetah_run):
 
 @pytest.mark.parametrize("character", "×−²³→±°·…θäé")
 def test_captions_have_the_characters_of_units_and_names(character: str) -> None:
-    font = video_grid._font(20)
+    font = grid_module._font(20)
     missing = bytes(font.getmask("\ufffe"))
     assert bytes(font.getmask(character)) != missing

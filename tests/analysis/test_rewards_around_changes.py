@@ -13,10 +13,11 @@ import torch
 from helpers.synthetic import make_episodes, make_policy, make_theta
 
 import maml_rl
+from maml_rl.analysis.comparison.response import recovery_text, response
 from maml_rl.analysis.comparison.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.evaluation import evaluate, lasting_shares, mean_rewards
 from maml_rl.analysis.recording import adapted_agents, play_episode
-from maml_rl.analysis.statistics import mean_of_valid, recovery_text, response
+from maml_rl.analysis.statistics import mean_of_valid
 from maml_rl.cli import main
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.environments import make_single_env

@@ -18,7 +18,7 @@ from maml_envs.families.half_cheetah import HalfCheetahVel
 from maml_envs.families.walker2d import Walker2dDir
 
 from maml_rl.analysis.recording import seconds_per_step
-from maml_rl.analysis.video_grid import steps_shown
+from maml_rl.analysis.video.grid import steps_shown
 from maml_rl.settings.learners import LEARNER_CONFIGS
 from maml_rl.settings.parser import load_config, parse_training_arguments
 from maml_rl.settings.sources import preset_names

@@ -9,23 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maml_rl.analysis.comparison.response import (
+    RECOVERED,
+    SMALL_DROP,
+    WINDOW,
+    Response,
+    recovery_text,
+    response,
+    rewards_around,
+)
 from maml_rl.analysis.evaluation_result import Evaluation, failed_note
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
-    RECOVERED,
-    SMALL_DROP,
-    WINDOW,
     Difference,
     Over,
-    Response,
     difference,
     interval_text,
     mean_interval,
     mean_of_valid,
-    recovery_text,
-    response,
-    rewards_around,
 )
 from maml_rl.analysis.tasks.words import value_text
 

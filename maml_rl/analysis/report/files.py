@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.comparison import figures
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry, StepDifference
+from maml_rl.analysis.comparison.response import Response, recovery_text
 from maml_rl.analysis.comparison.scratch import Scratch
 from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Robustness
@@ -26,7 +27,6 @@ from maml_rl.analysis.report.html import (
     report_html,
     sweep_plot,
 )
-from maml_rl.analysis.statistics import Response, recovery_text
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions

@@ -1,0 +1,1 @@
+"""Videos: frames of an environment, a grid of episodes, and the files."""
