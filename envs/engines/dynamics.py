@@ -32,7 +32,7 @@ body's origin. Meshes keep their size, and bodies their masses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -312,6 +312,23 @@ def _disabled(tasks: Mapping[str, np.ndarray], name: str) -> Iterator[tuple[int,
 def needs_set_const(names: set[str]) -> bool:
     """Whether MuJoCo derives constants of the model from one of these fields."""
     return bool(_CONSTANT_INPUTS & names)
+
+
+def fields_to_set(
+    model: mujoco.MjModel, tasks: Mapping[str, np.ndarray], varied: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Values of the model fields that ``tasks`` change, and of those that earlier ones changed.
+
+    Args:
+        model: the untouched model; it is only read.
+        tasks: as for :func:`model_fields`.
+        varied: fields that earlier tasks changed; they get the model's own values.
+
+    Returns:
+        Each field, (n, ...) or (1, ...).
+    """
+    own = {name: model_field(model, name)[None] for name in varied}
+    return own | model_fields(model, tasks)
 
 
 def model_field(model: mujoco.MjModel, name: str) -> np.ndarray:

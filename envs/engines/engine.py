@@ -46,7 +46,7 @@ class Engine(Protocol):
         """
 
     def derive(self, ids: np.ndarray) -> None:
-        """Compute the derived state fields of simulations ``ids`` again, with new dynamics."""
+        """Compute derived state fields again, after new dynamics or velocities of simulations."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Reset simulations ``ids`` (n,) to the state fields ``initial``, each (n, ...)."""

@@ -119,6 +119,9 @@ class MujocoRobot:
             the robot. The default is ``track``, or ``free_camera`` if the model has no ``track``.
         free_camera: camera for rendering that is not part of the model.
         hidden_geoms: names of geoms that are not rendered.
+
+    Raises:
+        ValueError: if ``frame_skip`` is out of range.
     """
 
     model_file: str | Path

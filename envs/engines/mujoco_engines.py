@@ -8,7 +8,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from maml_envs.engines.dynamics import disabled_geoms, model_field, model_fields, needs_set_const
+from maml_envs.engines.dynamics import disabled_geoms, fields_to_set, model_field, needs_set_const
 from maml_envs.engines.engine import Tasks
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.rendering import FreeCamera, SceneRenderer
@@ -75,9 +75,9 @@ class MujocoBatchEngine:
     def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
         """Set the model fields of simulations, starting from the untouched model."""
         rows = slice(None) if ids is None else ids
-        fields = model_fields(self._model, dynamics)
-        for name in self._varied | fields.keys():
-            self.batch.expand(name)[rows] = fields.get(name, model_field(self._model, name))
+        fields = fields_to_set(self._model, dynamics, self._varied)
+        for name, values in fields.items():
+            self.batch.expand(name)[rows] = values
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             self.batch.set_const(ids)
@@ -181,12 +181,10 @@ class MujocoSingleEngine:
 
     def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
         """Set the model fields, as in the batch engine, and colour disabled parts."""
-        # model fields; those that only the previous task changed are restored
-        fields = model_fields(self._nominal, dynamics)
-        for name in self._varied | fields.keys():
-            is_changed = name in fields
-            values = fields[name][0] if is_changed else model_field(self._nominal, name)
-            model_field(self.model, name)[:] = values
+        # model fields
+        fields = fields_to_set(self._nominal, dynamics, self._varied)
+        for name, values in fields.items():
+            model_field(self.model, name)[:] = values[0]
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             mujoco.mj_setConst(self.model, mujoco.MjData(self.model))

@@ -70,7 +70,15 @@ class PointRobot:
 
 
 class PointEngine:
-    """``num_sims`` points: position ← position + action."""
+    """``num_sims`` points: position ← position + action.
+
+    Args:
+        robot: says how large a part of the plane a frame shows.
+        num_sims: number of points.
+        render_mode: ``"rgb_array"``, for one point only, or ``None``.
+        width: of a frame in pixels.
+        height: of a frame in pixels.
+    """
 
     def __init__(
         self,

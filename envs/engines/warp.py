@@ -25,7 +25,7 @@ import mujoco_warp as mjw
 import numpy as np
 import torch
 import warp as wp
-from maml_envs.engines.dynamics import model_field, model_fields, needs_set_const
+from maml_envs.engines.dynamics import fields_to_set, needs_set_const
 from maml_envs.engines.engine import Tasks
 from maml_envs.engines.warp_kernels import (
     CONSTRAINT_BITS,
@@ -253,10 +253,9 @@ class WarpEngine:
 
         The derived fields are computed again with the new dynamics.
         """
-        fields = model_fields(self._nominal, dynamics)
-        for name in self._varied | fields.keys():
+        fields = fields_to_set(self._nominal, dynamics, self._varied)
+        for name, values in fields.items():
             tensor = self._fields[name]
-            values = fields[name] if name in fields else model_field(self._nominal, name)
             # in place: the graphs read this memory
             tensor[:] = torch.as_tensor(values, dtype=tensor.dtype, device=self.device)
         self._varied |= fields.keys()
@@ -306,7 +305,7 @@ class WarpEngine:
     def _grow(self) -> None:
         """Double the memory for contacts or constraints if a simulation needed more.
 
-        This is the only place where the host waits for the device.
+        Besides :meth:`set_dynamics`, this is the only place where the host waits for the device.
         """
         bits = int(self._memory_overflow.item())
         if bits == 0:

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from maml_envs.engines.changes import has_change
+from maml_envs.engines.changes import CHANGE_TIMES, CHANGED, PUSH, has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
@@ -237,6 +237,10 @@ class DeviceVectorEnv(BatchTasks, VectorEnv):
             Observations (num_envs, observation_size), rewards, terminated and truncated
             (num_envs,), and an info with every reward term, ``unstable``, and ``is_success`` if the
             family defines success, each (num_envs,), with Gymnasium's ``_name`` masks.
+
+        Raises:
+            ValueError: if the actions have another shape.
+            ResetNeeded: before the first reset.
         """
         if self._observation is None:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -287,7 +291,10 @@ def _refuse_change(family: TaskFamily, names: Mapping[str, Any]) -> None:
         ValueError: if there are such parameters.
     """
     if has_change(names):
+        changes = [
+            name for name in names if name in (*CHANGE_TIMES, PUSH) or name.startswith(CHANGED)
+        ]
         raise ValueError(
-            f"the dynamics of {type(family).__name__} change within a task ({', '.join(names)}), "
+            f"the dynamics of {type(family).__name__} change within a task ({', '.join(changes)}), "
             "which only the engine mujoco supports"
         )

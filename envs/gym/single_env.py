@@ -26,7 +26,7 @@ class FamilyEnv(FamilyTasks, gym.Env):
     the family defines success. If the simulation becomes unstable, the episode is truncated and
     ``info["unstable"]`` is true. MuJoCo families have the attributes ``model`` and ``data``, as
     Gymnasium's environments do. Rendered frames show the task if the family has ``markers``, so a
-    policy that learns from pixels can see it; depth frames do not.
+    policy that learns from pixels can see it; frames with depth do not.
 
     Args:
         family: the task family.
@@ -35,6 +35,9 @@ class FamilyEnv(FamilyTasks, gym.Env):
         render_options: passed to the renderer: ``width`` and ``height`` in pixels, and with MuJoCo
             ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``,
             ``max_geom``, ``visual_options``.
+
+    Raises:
+        ValueError: if the robot has no such ``render_mode`` or option.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
@@ -111,6 +114,10 @@ class FamilyEnv(FamilyTasks, gym.Env):
 
         Args:
             action: (action_size,), in actuator units; clipped to the action space.
+
+        Raises:
+            ValueError: if the action has another shape.
+            ResetNeeded: before the first reset.
         """
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape:

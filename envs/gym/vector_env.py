@@ -152,6 +152,10 @@ class FamilyVectorEnv(BatchTasks, VectorEnv):
             Observations (num_envs, observation_size), rewards, terminated and truncated
             (num_envs,), and an info with every reward term, ``unstable``, and ``is_success`` if the
             family defines success, each (num_envs,), with Gymnasium's ``_name`` masks.
+
+        Raises:
+            ValueError: if the actions have another shape.
+            ResetNeeded: before the first reset.
         """
         actions = np.asarray(actions, np.float64)
         if actions.shape != self.action_space.shape:
@@ -163,7 +167,7 @@ class FamilyVectorEnv(BatchTasks, VectorEnv):
         observation, terms, terminated, unstable = self._simulations.step(actions, live)
         self._num_steps += live
         self._terminated |= terminated
-        self._truncated |= live & (unstable | (self._num_steps >= self.max_episode_steps))
+        self._truncated |= unstable | (self._num_steps >= self.max_episode_steps)
         # info: reward terms, instability, success
         info: dict[str, Any] = {**terms, "unstable": unstable}
         success = self._simulations.success()
