@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from maml_rl.cli import main, one_of, parse, positive, run_parser, say
+from maml_rl.errors import UserError
 from maml_rl.runs.baselines import POLICIES
 from maml_rl.runs.pretrained import find_run
 
 BASELINES = (*POLICIES, "ppo")
+_NUM_TASKS = 4
+_PPO_ENV_STEPS = 1_000_000
+_USERS = {
+    "num_iterations": ("pretrained", "oracle"),
+    "num_tasks": ("ppo",),
+    "ppo_env_steps": ("ppo",),
+}
+"""The baselines that use a flag."""
 
 
 def command(argv: list[str]) -> int:
@@ -26,6 +36,8 @@ def command(argv: list[str]) -> int:
     from maml_rl.training.reporting import Interrupted
 
     chosen = args.baseline or BASELINES
+    _check_used(args, chosen)
+    num_tasks, ppo_env_steps = args.num_tasks or _NUM_TASKS, args.ppo_env_steps or _PPO_ENV_STEPS
     # Check all baselines before training any.
     policies = [name for name in POLICIES if name in chosen]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
@@ -33,8 +45,8 @@ def command(argv: list[str]) -> int:
     if "ppo" in chosen:
         check_ppo(
             args.run,
-            num_tasks=args.num_tasks,
-            num_env_steps=args.ppo_env_steps,
+            num_tasks=num_tasks,
+            num_env_steps=ppo_env_steps,
             seed=args.seed,
         )
     # Train the missing ones.
@@ -47,8 +59,8 @@ def command(argv: list[str]) -> int:
     if "ppo" in chosen:
         train_ppo(
             args.run,
-            num_tasks=args.num_tasks,
-            num_env_steps=args.ppo_env_steps,
+            num_tasks=num_tasks,
+            num_env_steps=ppo_env_steps,
             seed=args.seed,
         )
     return 0
@@ -79,15 +91,23 @@ def make_parser() -> argparse.ArgumentParser:
         "episodes as the run; after a learner without inner steps, as many control steps)",
     )
     parser.add_argument(
-        "--num_tasks", type=positive, default=4, help="number of tasks of ppo (default: 4)"
+        "--num_tasks", type=positive, help=f"number of tasks of ppo (default: {_NUM_TASKS})"
     )
     parser.add_argument(
         "--ppo_env_steps",
         type=positive,
-        default=1_000_000,
-        help="control steps of ppo per task (default: 1000000)",
+        help=f"control steps of ppo per task (default: {_PPO_ENV_STEPS})",
     )
     return parser
+
+
+def _check_used(args: argparse.Namespace, chosen: Sequence[str]) -> None:
+    """Refuse a flag that none of the chosen baselines uses."""
+    for flag, users in _USERS.items():
+        if getattr(args, flag) is not None and not set(users) & set(chosen):
+            raise UserError(
+                f"--{flag} is for --baseline {' and '.join(users)}, got {', '.join(chosen)}"
+            )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, one_line
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
-from maml_rl.system.stop_flag import signals_held
+from maml_rl.system.stop_flag import StopFlag, signals_held
 from maml_rl.system.untrusted_files import check_text, user_path
 from maml_rl.training.stdout_log import stdout_log
 
@@ -47,6 +47,7 @@ DEPENDENCIES = frozenset(
         "PIL",
         "av",
         "docstring_parser",
+        "glfw",
         "gymnasium",
         "imageio",
         "jsonargparse",
@@ -318,6 +319,8 @@ def _iteration(text: str) -> int | Literal["best"]:
 def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder to write into; remove it at the end if it is new and still empty.
 
+    A stop signal, such as SIGTERM, raises ``KeyboardInterrupt`` in between, as Ctrl-C does.
+
     Raises:
         UserError: if it cannot be made or written to.
     """
@@ -329,7 +332,8 @@ def made_folder(folder: Path) -> Iterator[None]:
     try:
         with unwritable_refused(folder, f"; {OTHER_OUTPUT}"), tempfile.TemporaryFile(dir=folder):
             pass  # fail now, not after the computation
-        yield
+        with StopFlag().handling():
+            yield
     finally:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

@@ -50,8 +50,10 @@ def command(argv: list[str]) -> int:
         flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
 
     from maml_rl.runs.seeds import checked_seeds
+    from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.reporting import Interrupted
 
+    resolve_device(args.device)  # refuse one that does not exist
     family = args.env.rpartition(":")[2].replace("/", "-")
     folder = args.output or Path("runs") / "compare" / f"{family}-dynamics"
     study = DynamicsStudy(
@@ -70,6 +72,7 @@ def command(argv: list[str]) -> int:
     checked_seeds(args.seeds, "seeds")
     for config in configs.values():
         _check_length(config, folder)
+        _check_start(config, args.seeds)
     typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
     try:
         _train(configs, args.seeds)
@@ -106,6 +109,30 @@ def _check_length(config: Config, folder: Path) -> None:
             "since falling step sizes depend on the length of a run. Keep them with "
             f"--num_env_steps {old}, or train others with --output {folder}-{new}"
         )
+
+
+def _check_start(config: Config, seeds: Sequence[int]) -> None:
+    """Open a run of a method, and close it: its errors would come after other methods' training.
+
+    Args:
+        config: settings of the method.
+        seeds: of its runs.
+
+    Raises:
+        UserError: if runs are still to be started, but their learner, policy, device or callbacks
+            cannot be made.
+    """
+    from maml_rl.runs.seeds import is_seed_folder, read_seed_folder, seed_run
+    from maml_rl.training.callbacks import make_callbacks
+    from maml_rl.training.compose import open_training
+
+    path = Path(str(config.output))
+    started = read_seed_folder(path).started if is_seed_folder(path) else []
+    if all(seed_run(path, seed) in started for seed in seeds):
+        return
+    make_callbacks(config, ())
+    with open_training(config):
+        pass
 
 
 def _train(configs: Mapping[str, Config], seeds: Sequence[int]) -> None:

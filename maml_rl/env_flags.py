@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, closest_name, did_you_mean
 from maml_rl.system.safe_yaml import read_value, read_yaml_list
 from maml_rl.system.untrusted_files import user_path
 
 if TYPE_CHECKING:
+    from maml_rl.agents.agent import Agent
     from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
 
@@ -154,12 +156,52 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
         raise UserError(str(error).replace('"env.', '"tasks.')) from error
 
 
+def chosen_agent(command: str, args: argparse.Namespace, env_flags: EnvFlags) -> Agent:
+    """Load the agent of ``args.run``, with its environment changed by flags.
+
+    Args:
+        command: its name.
+        args: arguments of the command.
+        env_flags: the changes.
+
+    Raises:
+        UserError: if the run cannot be loaded, a flag cannot be set, ``args.task`` and flags both
+            choose tasks, or a flag is a sweep.
+    """
+    from maml_rl.agents.load import load_run
+    from maml_rl.runs.pretrained import find_run
+    from maml_rl.system.torch_runtime import resolve_device
+
+    if env_flags.sweeps:
+        raise UserError(
+            f"{command} does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate"
+        )
+    refuse_flags_beside_task(args.task, env_flags)
+    agent = load_run(find_run(args.run), resolve_device(args.device), args.iteration)
+    config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
+    return dataclasses.replace(agent, config=config)
+
+
 def _check_family_flag(env: EnvConfig, name: str) -> None:
     """Raise UserError if a flag is not a setting of the run's task family."""
+    from maml_rl.settings.families import family_of
+
     settings = [setting for setting in env.kwargs if setting != "dynamics"]
     if name.startswith("dynamics."):
+        name = name.removeprefix("dynamics.")
+        family = family_of(env.name)
+        known = {**family.robot.parameters, **family.task_units}
+        close = name if name in known else closest_name(name, known)
+        if close in family.task_units:
+            raise UserError(
+                f"{env.name} has no dynamics {name!r} to set; sweep over the task value {close} "
+                f"with {close}=LOW:HIGH:POINTS"
+            )
         if "dynamics" not in env.kwargs:
-            raise UserError(f"{env.name} has no dynamics to set")
+            raise UserError(
+                f"{env.name} has no dynamics to set; sweep over a task value with "
+                f"NAME=LOW:HIGH:POINTS. Valid are {', '.join(family.task_units)}"
+            )
     elif name not in settings:
         hint = did_you_mean(name, settings)
         valid = f" Valid are {', '.join(settings)}." if settings else " It has no settings."

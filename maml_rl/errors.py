@@ -17,7 +17,15 @@ _LIBRARIES = frozenset({"gymnasium", "maml_envs", "maml_rl", "mujoco", "numpy", 
 
 
 class UserError(ValueError):
-    """Invalid input of the user. The command line prints its message without a traceback."""
+    """Invalid input of the user. The command line prints its message without a traceback.
+
+    Args:
+        message: becomes one line: a NumPy array in it has several. Gymnasium passes an error of a
+            worker process in place of its message.
+    """
+
+    def __init__(self, message: str | UserError) -> None:
+        super().__init__(re.sub(r"\s*\n\s*", " ", str(message)))
 
 
 class MamlRLWarning(UserWarning):
@@ -57,10 +65,19 @@ def errors_named(what: str, *passing: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, (UserError, MemoryError, *passing)):
             raise
         raise UserError(f"{what} {in_one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def value_errors_refused() -> Iterator[None]:
+    """Turn a ``ValueError``, of a setting or a task, into a ``UserError`` with the same message."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def name_errors(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 import time
 import warnings
@@ -21,8 +20,7 @@ from maml_rl.cli import (
 )
 from maml_rl.env_flags import (
     add_env_flags,
-    env_of,
-    refuse_flags_beside_task,
+    chosen_agent,
     take_env_flags,
     task_values,
 )
@@ -41,18 +39,9 @@ def command(argv: list[str]) -> int:
     """Play a run in a window."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
-    if env_flags.sweeps:
-        raise UserError("play does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
-    refuse_flags_beside_task(args.task, env_flags)
-
-    from maml_rl.agents.load import load_run
-    from maml_rl.runs.pretrained import find_run
-    from maml_rl.system.torch_runtime import resolve_device
-
-    agent = load_run(find_run(args.run), resolve_device(args.device), args.iteration)
-    config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
-    with _window(config.env, config.horizon) as env:
-        _play(env, dataclasses.replace(agent, config=config), args)
+    agent = chosen_agent("play", args, env_flags)
+    with _window(agent.config.env, agent.config.horizon) as env:
+        _play(env, agent, args)
     return 0
 
 

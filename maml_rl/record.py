@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maml_rl.analysis.video_grid import FORMATS
+from maml_rl.analysis.video.files import FORMATS
 from maml_rl.cli import (
     add_adaptation_flags,
     add_iteration_flag,
@@ -22,8 +21,7 @@ from maml_rl.cli import (
 from maml_rl.env_flags import (
     add_env_flags,
     add_task_flags,
-    env_of,
-    refuse_flags_beside_task,
+    chosen_agent,
     take_env_flags,
 )
 from maml_rl.errors import UserError
@@ -38,22 +36,14 @@ def command(argv: list[str]) -> int:
     """Record a run."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
-    if env_flags.sweeps:
-        raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
-    refuse_flags_beside_task(args.task, env_flags)
 
-    from maml_rl.agents.load import load_run
     from maml_rl.runs.pretrained import find_run, output_folder
-    from maml_rl.system.torch_runtime import resolve_device
 
-    # The output, the agent, its environment
-    run = find_run(args.run)
-    path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
+    folder = output_folder(find_run(args.run)) / "videos"
+    path = args.output or folder / f"adaptation.{args.format or FORMATS[0]}"
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
-    agent = load_run(run, resolve_device(args.device), args.iteration)
-    config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
-    agent = dataclasses.replace(agent, config=config)
+    agent = chosen_agent("record", args, env_flags)
     _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "mean actions"
     num_episodes = args.num_episodes or agent.config.num_episodes

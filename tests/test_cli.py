@@ -24,7 +24,7 @@ from helpers.drawn import drawn_task
 from maml_envs import FAMILIES
 
 import maml_rl
-from maml_rl.cli import COMMANDS, main
+from maml_rl.cli import COMMANDS, made_folder, main
 from maml_rl.env_flags import take_env_flags
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
@@ -1258,6 +1258,12 @@ def test_another_missing_module_is_not_a_dependency(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("maml_rl.plot.command", command)
     with pytest.raises(ModuleNotFoundError, match="plugin"):
         main(["plot", "runs"])
+
+
+def test_sigterm_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(StopSignal), made_folder(tmp_path / "new" / "evaluation"):
+        signal.raise_signal(signal.SIGTERM)
+    assert not (tmp_path / "new" / "evaluation").exists()
 
 
 @pytest.mark.parametrize(

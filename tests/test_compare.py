@@ -219,6 +219,13 @@ def test_pearl_is_not_compared_by_default(capsys: pytest.CaptureFixture[str]) ->
         (["dynamics", "--learners", "a:Mine"], 'add it with --variant Mine="--learner a:Mine"'),
         (["dynamics", "--variant", "a=--outer adam", "--variant", "a=--outer adam"], "given twice"),
         (["dynamics", "--variant", "a=--outer.max_kll 1"], "Did you mean --outer.max_kl?"),
+        (["dynamics", "--variant", "a=outer promp"], "expected flags, such as --outer promp, got"),
+        (
+            ["dynamics", "--learners", "maml", "--variant", "a=--policy.network nomod:Net"],
+            "policy.network 'nomod:Net': module 'nomod' cannot be imported",
+        ),
+        (["dynamics", "--variant", "a=--learner builtins:dict"], "learner 'builtins:dict' cannot"),
+        (["dynamics", "--device", "foo"], "device 'foo' is not available"),
         (["dynamics", "--reference", "mamml"], "--reference mamml is not compared"),
         ([], "required: what"),
         (["--env", "AntDir"], "Give dynamics: python -m maml_rl.compare dynamics"),

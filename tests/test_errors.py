@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 
-from maml_rl.errors import did_you_mean, in_one_line
+from maml_rl.errors import UserError, did_you_mean, errors_named, in_one_line
 from maml_rl.settings.sources import preset_names
 from maml_rl.settings.training_parser import known_settings, training_parser
 
@@ -133,3 +134,20 @@ def test_an_error_that_only_a_library_raised_names_its_line() -> None:
         trace = trace.tb_next
     error.__traceback__ = trace  # without the frames of this file
     assert in_one_line(error).endswith(f"decoder.py, line {trace.tb_lineno})")
+
+
+def test_an_error_may_be_made_from_another_as_gymnasium_does_for_workers() -> None:
+    assert str(UserError(UserError("the arm is stuck"))) == "the arm is stuck"
+
+
+def test_a_message_with_an_array_is_one_line() -> None:
+    error = UserError(f"a file of two  words: got {torch.eye(2)!r}")
+    assert str(error) == "a file of two  words: got tensor([[1., 0.], [0., 1.]])"
+
+
+def test_the_end_of_the_program_is_an_error_of_the_users_code() -> None:
+    refused = pytest.raises(
+        UserError, match=r"^the network raised SystemExit: 0 \(.*test_errors.py"
+    )
+    with refused, errors_named("the network raised"):
+        sys.exit(0)

@@ -82,7 +82,8 @@ class Agent:
     is_best: bool = False
     """Whether evaluations in training chose its iteration (``load(run, iteration="best")``)."""
     is_final: bool = False
-    """Whether it was loaded from a checkpoint that was written when its run had ended."""
+    """Whether its run had ended when its checkpoint was written; true if the checkpoint does not
+    say it, as a saved agent or one of earlier versions."""
 
     def __repr__(self) -> str:
         """Show environment, spaces and number of adaptation steps, without the parameters."""
@@ -147,8 +148,8 @@ class Agent:
             rng: generator for sampling; default is a new, unseeded one.
             reward: of the last action, a number or (N,), in the units of training.
             ended: (N,) bool: where the last action ended an episode, and the observation is the
-                first one of the next, in the same task. The agent keeps its memory; in a new task
-                set ``episode_start``. Default is nowhere.
+                first one of the next, in the same task; needs ``reward``. The agent keeps its
+                memory; in a new task set ``episode_start``. Default is nowhere.
 
         Returns:
             Actions and the new ``state``. Actions have the shape of the action space, or
@@ -156,7 +157,7 @@ class Agent:
 
         Raises:
             UserError: if an argument has the wrong type or shape, the observation or the reward is
-                not finite, or a reward that the learner needs is missing.
+                not finite, or a reward that the learner or ``ended`` needs is missing.
         """
         shape = self.observation_space.shape
         assert shape is not None, "the space is a Box"
@@ -171,6 +172,8 @@ class Agent:
             raise UserError(
                 f"rng must be a generator such as numpy.random.default_rng(0), got {rng!r:.100}"
             )
+        if not isinstance(deterministic, (bool, np.bool_)):
+            raise UserError(f"deterministic must be true or false, got {deterministic!r:.100}")
         noise = None
         if not deterministic:
             generator = np.random.default_rng() if rng is None else rng
@@ -489,7 +492,8 @@ class Agent:
         from maml_rl.agents.sb3_models import model_of
 
         network = self.plain_network
-        env = as_sb3_env(
+        is_own = env is None or isinstance(env, str)
+        sb3_env = as_sb3_env(
             env,
             self.config.env,
             self.config.horizon,
@@ -500,8 +504,13 @@ class Agent:
         flat = dataclasses.replace(
             self, observation_space=spaces.flatten_space(self.observation_space)
         )
-        flat.check_spaces(env.observation_space, env.action_space)
-        return model_of(network, env, algorithm, {"device": self.device, **settings})
+        try:
+            flat.check_spaces(sb3_env.observation_space, sb3_env.action_space)
+            return model_of(network, sb3_env, algorithm, {"device": self.device, **settings})
+        except UserError:
+            if is_own:
+                sb3_env.close()
+            raise
 
     def check_spaces(
         self,

@@ -76,12 +76,11 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     """
     initial = learner.initial_state()
     tensors = {name: dict(group) for name, group in checkpoint.tensors.items()}
-    num_adaptation_steps = 0
-    if NUM_ADAPTATION_STEPS in checkpoint.values:
-        num_adaptation_steps = checkpoint.counter(NUM_ADAPTATION_STEPS)
+    is_saved_agent = NUM_ADAPTATION_STEPS in checkpoint.values
+    num_adaptation_steps = checkpoint.counter(NUM_ADAPTATION_STEPS) if is_saved_agent else 0
     # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
     belief = tensors.pop(BELIEF, {})
-    if NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
+    if is_saved_agent and not belief:
         theta = tensors.get("theta", {})
         belief = {name: value[None] for name, value in theta.items()}
         if "context" not in initial.tensors.get("theta", {}):
@@ -94,7 +93,7 @@ def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
     }
     absent = set(learner.OPTIONAL)
-    if NUM_ADAPTATION_STEPS in checkpoint.values:  # a saved agent has what acting depends on
+    if is_saved_agent:  # it has what acting depends on
         absent |= initial.tensors.keys() - set(learner.ACTING)
     for name in absent:
         tensors[name] = {**initial.tensors[name], **tensors.get(name, {})}

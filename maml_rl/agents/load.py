@@ -54,7 +54,16 @@ def load(
 def load_run(
     run: Path, device: torch.device, iteration: int | Literal["best"] | None = None
 ) -> Agent:
-    """Do what :func:`load` does, with a torch device."""
+    """Do what :func:`load` does, with a torch device.
+
+    Args:
+        run: run folder, or name of a pretrained policy.
+        device: of all tensors.
+        iteration: of the checkpoint, or ``"best"``; ``None`` for the newest one that can be read.
+
+    Raises:
+        UserError: if there is no such run or checkpoint, or it cannot be used.
+    """
     folder = find_run(run)
     config = run_config(folder)
     if iteration is None:

@@ -66,7 +66,7 @@ def checked_flags(flags: Any, number: int, name: str) -> np.ndarray:
     if flags is None:
         return np.zeros(number, bool)
     values = _one_each(flags, number, "biu")
-    if values is None:
+    if values is None or (values.astype(bool) != values).any():
         raise UserError(
             f"{name} must be {number} Booleans, one for each observation, got {flags!r:.100}"
         )

@@ -179,8 +179,8 @@ def make_vec_env(
     config = config if name is None else named_env(name, config)
     env = make_task_vector_env(config, num_envs, horizon)
     env.np_random = np.random.default_rng(seed)
-    tasks = list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs
     try:
+        tasks = list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs
         assign_tasks(env, tasks)
     except UserError:
         close_env(env, config.name)

@@ -36,7 +36,7 @@ def make_learner(
     make = load_object(name, "learner")
     try:
         learner = make(config, observation_space, action_space, device)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         if not is_own or isinstance(error, UserError):
             raise
         raise UserError(f"learner {name!r} cannot be made ({in_one_line(error)})") from error

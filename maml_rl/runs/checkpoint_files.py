@@ -88,7 +88,8 @@ class Checkpoint(NamedTuple):
     def is_final(self) -> bool:
         """Whether the run had ended when it was written.
 
-        Earlier versions, which chose nothing after training, did not write that: it is then true.
+        True if it does not say it, as a saved agent, or a checkpoint of earlier versions, which
+        chose nothing after training.
         """
         return bool(self.values.get(IS_FINAL, True))
 

@@ -30,7 +30,7 @@ _UNFINISHED = {".lock", "versions.json", ".versions.json.tmp", ".config.yaml.tmp
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
-def new_default_folder(family: str, seed: int | None = None) -> Path:
+def new_default_folder(env_name: str, seed: int | None = None) -> Path:
     """Create runs/FAMILY/date-time-seed, with a number appended if that exists.
 
     Without a seed, as for the folder of several seeds, the name is date-time.
@@ -38,19 +38,17 @@ def new_default_folder(family: str, seed: int | None = None) -> Path:
     Raises:
         UserError: if it cannot be created.
     """
-    name = family.replace("/", "-").replace(":", "-")
+    name = env_name.replace("/", "-").replace(":", "-")
     suffix = "" if seed is None else f"-{seed}"
     first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
     for folder in itertools.chain([first], (Path(f"{first}-{i}") for i in itertools.count(2))):
         try:
             folder.mkdir(parents=True)
-        except FileExistsError as error:
-            if not folder.is_dir():
-                raise UserError(f"output {folder} cannot be made: {error}") from error
         except OSError as error:
+            if isinstance(error, FileExistsError) and folder.is_dir():
+                continue
             raise UserError(f"output {folder} cannot be made: {error}") from error
-        else:
-            return folder
+        return folder
     raise AssertionError("the count never ends")
 
 
@@ -108,7 +106,8 @@ def refuse_occupied(folder: Path, *, resumable: bool = False) -> None:
         is_run = resumable and (folder / "progress.csv").is_file()
         resume = f"--resume {shlex.quote(str(folder))}"
         advice = f", or resume the run in it with {resume}" if is_run else ""
-        raise UserError(f"output {folder} exists and is not empty: choose another{advice}")
+        what = "exists and is not empty" if folder.is_dir() else "is not a folder"
+        raise UserError(f"output {folder} {what}: choose another{advice}")
 
 
 def _is_unfinished(folder: Path) -> bool:

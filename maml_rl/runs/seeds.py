@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.parser import resolve
 from maml_rl.settings.sources import migrated
 from maml_rl.system.atomic_files import write_whole
-from maml_rl.system.safe_yaml import read_yaml, to_yaml
+from maml_rl.system.safe_yaml import plain_values, read_yaml, to_yaml
 
 _FILE = "seeds.yaml"
 _TEMPORARY_FILE = ".seeds.yaml.tmp"
@@ -71,14 +72,24 @@ def is_seed_folder(folder: Path) -> bool:
 def runs_of(folder: Path) -> list[Path]:
     """Return the started runs in a folder of several seeds; for any other folder, itself.
 
+    Warns about seeds whose runs have not been started.
+
     Raises:
         UserError: if no run has been started, or seeds.yaml cannot be read.
     """
     if not is_seed_folder(folder):
         return [folder]
-    runs = read_seed_folder(folder).started
+    listed = read_seed_folder(folder)
+    runs = listed.started
     if not runs:
         raise UserError(f"no run in {folder} has been started")
+    missing = [str(seed) for seed in listed.seeds if listed.run(seed) not in runs]
+    if missing:
+        warnings.warn(
+            f"{folder} also lists seeds whose runs have not been started: {', '.join(missing)}",
+            MamlRLWarning,
+            stacklevel=2,
+        )
     return runs
 
 
@@ -110,7 +121,8 @@ def with_seeds(folder: Path, config: Config, seeds: Sequence[int]) -> SeedFolder
     """
     if not is_seed_folder(folder):
         if os.path.lexists(folder) and not _is_empty(folder):
-            raise UserError(f"output {folder} exists and is not empty: choose another")
+            what = "exists and is not empty" if folder.is_dir() else "is not a folder"
+            raise UserError(f"output {folder} {what}: choose another")
         return SeedFolder(folder, config, tuple(seeds))
     existing = read_seed_folder(folder)
     if existing.started and existing.config != config:
@@ -132,15 +144,16 @@ def checked_seeds(seeds: object, what: str) -> tuple[int, ...]:
     """Return seeds, which must be a list of integers in the range of the setting, all different.
 
     Args:
-        seeds: the seeds.
+        seeds: the seeds; may be a NumPy array.
         what: what they are, for the message.
 
     Raises:
         UserError: if they are not.
     """
     expected = Config.RANGES["seed"]
-    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
-        valid = tuple(seed for seed in seeds if expected.accepts(seed))
-        if valid and len(set(valid)) == len(seeds):
+    values = plain_values(seeds)
+    if isinstance(values, list):
+        valid = tuple(seed for seed in values if expected.accepts(seed))
+        if valid and len(set(valid)) == len(values):
             return valid
     raise UserError(f"{what} must be different integers, each {expected}, got {seeds!r:.100}")

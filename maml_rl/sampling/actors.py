@@ -59,7 +59,7 @@ class Actor(ABC):
         """See the results of the last step.
 
         Args:
-            rewards: (T·E,); not finite where an episode has failed.
+            rewards: (T·E,); may be not finite where an episode has failed.
             ended: whether the episode is over, (T·E,) bool.
         """
 

@@ -117,6 +117,9 @@ class Collector:
             stage: number of updates before; it selects the streams.
             draw_on_device: does the same, with other values, for simulations on a GPU; default is
                 to copy the noise there.
+
+        Raises:
+            UserError: if the noise has another type or shape.
         """
         if draw_on_device is not None and is_on_device(self.env) and self.device.type == "cuda":
             return self.noise_on_device(draw_on_device, streams, stage).to(self.dtype)

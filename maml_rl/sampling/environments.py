@@ -205,7 +205,8 @@ def as_task_vector_env(
         if hasattr(env, "set_tasks"):
             with_tasks: Any = env
         else:
-            with_tasks = GymTaskVectorEnv(_with_box_observations(env), None)
+            has_box = has_box_observations(env.single_observation_space)
+            with_tasks = GymTaskVectorEnv(env if has_box else FlattenObservation(env), None)
         yield with_tasks
     elif not isinstance(env, str | None):
         raise UserError(f"expected an environment id or an environment object, got {env!r:.100}")
@@ -218,7 +219,3 @@ def as_task_vector_env(
             yield vector_env
         finally:
             close_env(vector_env, config.name)
-
-
-def _with_box_observations(envs: VectorEnv) -> VectorEnv:
-    return envs if has_box_observations(envs.single_observation_space) else FlattenObservation(envs)

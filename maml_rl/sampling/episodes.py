@@ -38,7 +38,8 @@ class Episodes:
 
     Empty if the actor does not define :meth:`Actor.densities`, as those of RL² and PEARL."""
     log_probs: Tensor
-    """(T, E, H): log-probability of each action when it was sampled; zero likewise."""
+    """(T, E, H): log-probability of each action when it was sampled; zero without
+    :meth:`Actor.densities`."""
     cause: Tensor
     """(T, E) int8: code of the failure (:data:`maml_rl.sampling.failures.CODES`); 0 if valid."""
     success: Tensor

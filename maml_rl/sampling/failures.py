@@ -139,7 +139,7 @@ class TrialFailures(NamedTuple):
     tasks: FailedTasks
     """Failures of whole tasks."""
     first_stage: int
-    """Number of updates before the first of them."""
+    """Number of updates before the first of the S stages."""
 
     def gathered(self, ranks: Ranks) -> TrialFailures:
         """Those of all processes, in task order."""
@@ -182,7 +182,7 @@ class TrialFailures(NamedTuple):
             where: what is checked, for the message.
 
         Raises:
-            TooManyFailures: names the cause, how often it occurred, a task, and a remedy.
+            TooManyFailures: names how much failed, a cause, a task, and a remedy.
         """
         num_tasks = len(self.tasks.cause)
         num_failed = int(self.tasks.mask.sum())
@@ -217,7 +217,7 @@ def num_discarded_episodes(rows: Sequence[Failure]) -> int:
 
 
 def example(rows: Sequence[Failure]) -> str:
-    """The most frequent cause, a task in which it occurred, and what the user can do."""
+    """The cause of most rows, a task in which it occurred, and what the user can do."""
     causes = Counter(row.what for row in rows if row.what in ADVICE)
     what = causes.most_common(1)[0][0]
     first = next(row for row in rows if row.what == what)

@@ -40,7 +40,7 @@ class GymTaskVectorEnv:
     returned a non-finite observation or reward, is reset and stepped again, but these steps are not
     returned. Non-finite values are returned unchanged.
 
-    The returned info has only ``is_success`` and ``unstable``.
+    The info of a step has only ``is_success`` and ``unstable``.
 
     Args:
         envs: with autoreset disabled.
@@ -238,7 +238,7 @@ class GymTaskVectorEnv:
             raise
         except Exception as error:
             self._failed = True
-            if is_async and isinstance(error, (EOFError, OSError)):
+            if is_async and isinstance(error, (EOFError, BrokenPipeError, ConnectionResetError)):
                 raise UserError(
                     f"a worker process of environment {self._name!r} died in {doing}"
                 ) from error

@@ -49,7 +49,7 @@ class Recording:
         horizon: H.
         num_envs: N.
         observation_shape: of one sub-environment.
-        dtype: of the observations.
+        dtype: of observations and rewards.
         pin_memory: whether to allocate page-locked memory, from which a GPU copies without waiting
             for the CPU.
         action_map: from outputs to actions.
@@ -111,12 +111,21 @@ class Recording:
         truncated: np.ndarray,
         info: Mapping[str, Any],
     ) -> None:
-        """Record what the environment returned for step t, each (N, ...)."""
+        """Record what the environment returned for step t.
+
+        Args:
+            t: index of the step.
+            observation: (N, *observation_shape), raw.
+            reward: (N,).
+            terminated: (N,) bool.
+            truncated: (N,) bool.
+            info: may have ``unstable`` and ``is_success``, each (N,).
+        """
         with np.errstate(over="ignore"):  # too large a reward becomes infinite
             self.rewards[t] = reward
         # Discard episodes that failed in this step.
-        unstable: np.ndarray | None = info.get("unstable")
-        if unstable is not None and np.count_nonzero(unstable):
+        unstable = np.asarray(info.get("unstable", False), bool)
+        if np.count_nonzero(unstable):
             self._discard(unstable, SIMULATION)
         is_finite = np.isfinite(self.rewards[t])
         if np.count_nonzero(is_finite) < len(is_finite):
@@ -127,13 +136,12 @@ class Recording:
             is_reported = self.live & info.get("_is_success", True) & ~np.isnan(reported)
             self.success = np.where(is_reported, reported, self.success)
         # Keep the last observation of each episode.
-        ends = self.live & (terminated | truncated)
-        if t == len(self.rewards) - 1:
-            ends = self.live.copy()
+        is_over = terminated | truncated
+        ends = self.live if t == len(self.rewards) - 1 else self.live & is_over
         if np.count_nonzero(ends):
             self.terminated |= ends & terminated
             self.last_observations[ends] = np.asarray(observation)[ends]
-        self.live &= ~(terminated | truncated)
+        self.live &= ~is_over
 
     def _discard(self, failed: np.ndarray, what: str) -> None:
         """End the live episodes in ``failed`` (N,) bool, and record their cause."""

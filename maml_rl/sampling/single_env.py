@@ -7,7 +7,7 @@ import copy
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -90,7 +90,7 @@ class TaskSetter(gym.Wrapper):
         with self._errors(f"sample_tasks({num_tasks})"):
             self.unwrapped.np_random = rng
             sampled = sample_tasks(num_tasks)
-            tasks = list(sampled)
+            tasks = list(sampled) if isinstance(sampled, Iterable) else []
         # Check the tasks.
         are_mappings = all(isinstance(task, Mapping) for task in tasks)
         if isinstance(sampled, Mapping) or len(tasks) != num_tasks or not are_mappings:
@@ -346,20 +346,29 @@ def make_task_setter(make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | Non
         UserError: if observations cannot be flattened, or the environment draws its tasks itself.
     """
     if drawn_tasks is None:
-        return TaskSetter(make())
+        return _task_setter(make())
     if not drawn_tasks.listed:
         # Pass the values of some task, since an argument need not have a default.
         (task,) = drawn_tasks.sample(np.random.default_rng(0), 1)
-        return TaskSetter(make(**task), drawn_tasks, make)
+        return _task_setter(make(**task), drawn_tasks, make)
     try:
         env = make()
     except TypeError:  # an argument of the listed tasks without a default
         env = make(**drawn_tasks.listed[0])
     if _method(env, "set_task") is not None:
-        return TaskSetter(env, drawn_tasks)
+        return _task_setter(env, drawn_tasks)
     if env.spec is not None:
         check_arguments(env.spec.id, drawn_tasks)
-    return TaskSetter(env, drawn_tasks, make)
+    return _task_setter(env, drawn_tasks, make)
+
+
+def _task_setter(env: gym.Env, *arguments: Any) -> TaskSetter:
+    """Wrap an environment that was made here; close it if it is refused."""
+    try:
+        return TaskSetter(env, *arguments)
+    except UserError:
+        env.close()
+        raise
 
 
 def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:
@@ -411,14 +420,12 @@ def has_box_observations(space: spaces.Space[Any]) -> bool:
 def _with_box_observations(env: gym.Env) -> gym.Env:
     space = env.observation_space
     if space.is_np_flattenable and spaces.flatdim(space) == 0:
-        env.close()
         raise UserError(
             f"observation space {space} has no entries: return a constant, such as Box(0, 1, (1,))"
         )
     if has_box_observations(space):
         return env
     if not space.is_np_flattenable:
-        env.close()
         raise UserError(
             f"observation space {space} is not supported: it cannot be flattened to a vector"
         )

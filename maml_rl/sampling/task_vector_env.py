@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from maml_rl.errors import UserError
+from maml_rl.errors import value_errors_refused
 from maml_rl.settings.drawn_tasks import Task
 
 
@@ -66,10 +66,8 @@ def assign_tasks(env: TaskVectorEnv, tasks: Sequence[Task]) -> None:
     Raises:
         UserError: if the environment refuses a task.
     """
-    try:
+    with value_errors_refused():
         env.set_tasks(tasks)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def is_on_device(env: TaskVectorEnv) -> bool:

@@ -174,20 +174,18 @@ def _hint_of_module(name: str, hint: str) -> str:
 
 
 def load_object(name: str, kind: str) -> Any:
-    """The object with the name ``module:Name``; its module is imported first.
+    """The class or function with the name ``module:Name``; its module is imported first.
 
     Args:
         name: such as ``my_package.bandits:Bandit``.
         kind: what the object is, for messages: ``learner``.
 
     Raises:
-        UserError: if the name has another form, or the module cannot be imported or does not
-            define the object.
+        UserError: if the name has another form, the module cannot be imported or does not define
+            the object, or the object is neither a class nor a function.
     """
-    module_name, _, object_name = name.partition(":")
-    if not module_name or not object_name:
-        raise UserError(f"{kind} {name!r:.200} must have the form module:Name")
     module = _import_module_of(name, kind)
+    module_name, _, object_name = name.partition(":")
     if not hasattr(module, object_name):
         closest = closest_name(object_name, [key for key in vars(module) if key[0] != "_"])
         hint = "" if closest is None else f" Did you mean '{module_name}:{closest}'?"
@@ -195,17 +193,22 @@ def load_object(name: str, kind: str) -> Any:
         raise UserError(
             f"{kind} {name!r}: module {module_name!r} ({where}) defines no {object_name!r}.{hint}"
         )
-    return getattr(module, object_name)
+    found = getattr(module, object_name)
+    if not callable(found):
+        raise UserError(f"{kind} {name!r} must be a class or a function, got {found!r:.100}")
+    return found
 
 
 def _import_module_of(name: str, kind: str) -> ModuleType:
     """Import the module of ``module:Name``.
 
     Raises:
-        UserError: if it is named as a file, or cannot be imported; the message names ``kind`` and
-            ``name``.
+        UserError: if the name has another form, or the module is named as a file or cannot be
+            imported; the message names ``kind`` and ``name``.
     """
     module, _, rest = name.partition(":")
+    if not module or not rest:
+        raise UserError(f"{kind} {name!r:.200} must have the form module:Name")
     if module.endswith(".py"):
         raise UserError(f"{kind} {name!r}: leave out .py: {module.removesuffix('.py')}:{rest}")
     try:

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
@@ -66,6 +66,9 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     settings = expanded(
         {name: one if name == "env" else plain_values(one) for name, one in settings.items()}
     )
+    for name in ("init_from", "output"):  # may be paths, as train returns
+        if isinstance(settings.get(name), PurePath):
+            settings[name] = str(settings[name])
     env_name = name_of(settings, "env", name_of(from_file, "env", EnvConfig.name))
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)

@@ -6,12 +6,11 @@ folders.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from maml_rl.agents.from_scratch import DEFAULT_PPO, PPOSettings, ppo_learning_c
 from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
 from maml_rl.analysis.tasks.words import number_text
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, value_errors_refused
 from maml_rl.runs.baselines import baseline_folder
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.run_folder import locked, run_config
@@ -77,7 +76,7 @@ def baseline_config(
     logging = LoggingConfig(
         checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False
     )
-    with _out_of_range_refused():
+    with value_errors_refused():
         config = replace(
             meta,
             output=str(baseline_folder(run, name)),
@@ -92,7 +91,9 @@ def baseline_config(
     if name == "random":
         return config
     outer = TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer
-    with _out_of_range_refused():
+    if num_iterations is None:
+        num_iterations = _equal_iterations(run, meta)
+    with value_errors_refused():
         if "inner" in meta.learner.GROUPS:
             # As many iterations more: the step falls at the same number of episodes.
             num_iterations_of_fall = outer.decay_iterations * (meta.inner.num_steps + 1)
@@ -102,22 +103,13 @@ def baseline_config(
             learner=JointConfig(),
             inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
             outer=outer,
-            num_iterations=num_iterations or _equal_iterations(run, meta),
+            num_iterations=num_iterations,
         )
     if name == "oracle":
         config = replace(config, env=replace(meta.env, observe_task=True))
         with as_task_vector_env(None, config.env, 1, config.horizon):
             pass  # refuses tasks that cannot be observed
     return config
-
-
-@contextlib.contextmanager
-def _out_of_range_refused() -> Iterator[None]:
-    """Refuse an argument that is not a valid setting."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _equal_iterations(run: Path, meta: Config) -> int:
@@ -191,6 +183,13 @@ def check_ppo(
     settings: PPOSettings = DEFAULT_PPO,
 ) -> Agent:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.
+
+    Args:
+        run: the meta-trained run.
+        num_tasks: see :func:`train_ppo`.
+        num_env_steps: see :func:`train_ppo`.
+        seed: see :func:`train_ppo`.
+        settings: see :func:`train_ppo`.
 
     Returns:
         The agent of the run.

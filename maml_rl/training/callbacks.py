@@ -80,7 +80,7 @@ class Callback:
         Args:
             run: the run.
             metrics: what will be logged, by tag. Entries that you add are logged as well; they must
-                be numbers.
+                be numbers, with new tags.
         """
 
     def on_end(self, run: RunInProgress) -> None:
@@ -190,7 +190,7 @@ class MaxHours(Callback):
     """Stop the run after the first iteration that ends later than this.
 
     Args:
-        hours: since the start of this call of ``train`` or ``resume``.
+        hours: since the environments of this call of ``train`` or ``resume`` were made.
     """
 
     def __init__(self, hours: float) -> None:
@@ -263,11 +263,18 @@ def notify_of_iteration(
     """Call ``on_iteration`` of every callback, and check the entries that it adds.
 
     Raises:
-        UserError: if it raises, or adds an entry that cannot be logged.
+        UserError: if it raises, adds an entry that cannot be logged, or changes another one.
     """
     for callback in callbacks:
+        before = dict(metrics)
         notify([callback], "on_iteration", run, metrics)
         check_metrics(metrics, f"callback {_name(callback)}")
+        changed = [tag for tag in before if metrics.get(tag) is not before[tag]]
+        if changed:
+            raise UserError(
+                f"callback {_name(callback)}: on_iteration may add metrics, but must not change or "
+                f"remove {', '.join(changed):.200}"
+            )
 
 
 def _name(callback: Callback) -> str:

@@ -7,9 +7,10 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from gymnasium.spaces import Space, flatdim
 
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
@@ -141,7 +142,7 @@ def open_training(
     with torch_threads(config.torch_threads), opened_env as env:
         spaces = env.single_observation_space, env.single_action_space
         learner = make_learner(config, *spaces, device)
-        state = _first_state(config, learner, device)
+        state = _first_state(config, learner, device, spaces)
         agent = Agent(learner, state, learner.prior(state, 1), *spaces, config)
         collector = dataclasses.replace(
             agent.collector(env, num_tasks, num_episodes),
@@ -155,12 +156,24 @@ def open_training(
         yield Training(agent, collector, ranks)
 
 
-def _first_state(config: Config, learner: Learner, device: torch.device) -> LearnerState:
+def _first_state(
+    config: Config, learner: Learner, device: torch.device, spaces: tuple[Space[Any], Space[Any]]
+) -> LearnerState:
     """The state that training starts from: the initial one, or that of ``init_from``."""
     if config.init_from is None:
         return learner.initial_state()
     path = Path(config.init_from)
     source = load_run(path, device)
+    old, new = (
+        [flatdim(space) for space in pair]
+        for pair in ((source.observation_space, source.action_space), spaces)
+    )
+    if old != new:
+        raise UserError(
+            f"{config.init_from} was trained in {source.config.env.name}, with observations and "
+            f"actions of {old[0]} and {old[1]} numbers; those of {config.env.name} have {new[0]} "
+            f"and {new[1]}"
+        )
     state = learner.started_from(source.state, source.belief)
     _refuse_another(config, source.config, "normalize_observations")
     # PEARL has layers, nonlinearity and scale of its own.
@@ -170,10 +183,10 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
         _refuse_another(config, source.config, "nonlinearity")
     learner.check(state, path)
     if has_policy:
-        old, new = (each.policy.action_scale for each in (source.config, config))
-        if old != new:
+        before, now = (each.policy.action_scale for each in (source.config, config))
+        if before != now:
             warnings.warn(
-                f"{config.init_from} was trained with policy.action_scale {old}; with {new}, "
+                f"{config.init_from} was trained with policy.action_scale {before}; with {now}, "
                 "the same network outputs give other actions",
                 MamlRLWarning,
                 stacklevel=2,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, value_errors_refused
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.run_folder import (
     locked,
@@ -95,12 +95,13 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         if output is not None and ranks.leads:
             refuse_occupied(output, resumable=True)  # before environments are made
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
-        folder = Path.cwd()
+        working_directory = Path.cwd()
         with open_training(config, ranks, stop_flag.check) as training:
-            if Path.cwd() != folder and not (output is not None and output.is_absolute()):
+            is_absolute = output is not None and output.is_absolute()
+            if Path.cwd() != working_directory and not is_absolute:
                 raise UserError(
                     f"environment {config.env.name!r} has changed the working directory from "
-                    f"{folder} to {Path.cwd()}: set output to an absolute path"
+                    f"{working_directory} to {Path.cwd()}: set output to an absolute path"
                 )
             config = training.agent.config  # has the engine that was chosen: a resume keeps it
             if not ranks.leads:
@@ -146,10 +147,8 @@ def extended(config: Config, num_iterations: int | None, max_env_steps: int | No
     """
     lengths = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
     changes: dict[str, Any] = {name: n for name, n in lengths.items() if n is not None}
-    try:
+    with value_errors_refused():
         return dataclasses.replace(config, **changes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _resume(ranks: Ranks, run: Path, config: Config, callbacks: Sequence[Callback]) -> Path:

@@ -86,6 +86,8 @@ def test_many_observations_give_an_action_each(agent):
             agent.predict(observation, deterministic=True)[0], action, rtol=1e-5, atol=1e-7
         )
     assert agent.predict(observations[:0], deterministic=True)[0].shape == (0, 2)
+    with pytest.raises(UserError, match="deterministic must be true or false, got 'no'"):
+        agent.predict(observations, deterministic="no")  # type: ignore[arg-type]
 
 
 def test_discrete_actions(cartpole):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import helpers.memory_tasks
 import numpy as np
@@ -16,6 +16,7 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.learners.trials import play_trials
+from maml_rl.settings.learners.rl2 import Cell
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
 
@@ -89,7 +90,7 @@ def test_a_first_call_may_say_that_nothing_has_ended(agent: Agent) -> None:
 
 @pytest.mark.parametrize(
     "ended",
-    ["yes", np.ones(2, bool), [[1], [1, 2]], np.full(3, 0.5), torch.ones(3, device="meta")],
+    ["yes", np.ones(2, bool), [[1], [1, 2]], np.full(3, 0.5), 2, torch.ones(3, device="meta")],
     ids=repr,
 )
 def test_invalid_ends_are_refused(agent: Agent, state: Any, ended: Any) -> None:
@@ -161,7 +162,7 @@ def test_the_first_call_ignores_a_reward(agent: Agent) -> None:
     np.testing.assert_array_equal(plain, rewarded)
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", get_args(Cell))
 def test_predict_plays_the_trial_that_the_collector_plays(cell: str, tmp_path: Path) -> None:
     """Three episodes that end early, with ``ended`` between them."""
     with open_training(config(tmp_path / "run", cell=cell)) as training:

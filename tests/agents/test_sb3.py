@@ -470,6 +470,21 @@ def test_an_invalid_task_is_refused_and_the_new_environment_closed(
     assert env.closed
 
 
+def test_an_invalid_setting_is_refused_and_only_a_new_environment_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env: Any = make_task_vector_env(EnvConfig(name="PointNavigation"), 1, 5)
+    given = make("PointNavigation", 5)
+    monkeypatch.setattr(sb3_env, "make_task_vector_env", lambda *args: env)
+    agent = maml_rl.load("PointNavigation")
+    for one in (None, given):
+        with pytest.raises(UserError, match="Did you mean 'learning_rate'"):
+            agent.to_sb3(one, learning_rates=1e-3)
+    assert env.closed
+    given.reset()  # it is still open
+    given.step(np.zeros((given.num_envs, 2), np.float32))
+
+
 def test_ppo_refuses_an_invalid_task() -> None:
     with pytest.raises(UserError, match="a task of PointNavigation must be a mapping"):
         curve_of({"goal": 1.0}, 5, num_env_steps=300, seed=0, settings=QUICK)

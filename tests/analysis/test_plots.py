@@ -36,6 +36,7 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
     path = tmp_path / "command.png"
     assert main(["plot", *map(str, runs), *flags, "--output", str(path)]) == 0
     assert path.read_bytes() == (tmp_path / "function.png").read_bytes()
+    assert figure.axes[0].lines[-1].get_label() == "both (2 seeds)"
     assert len(maml_rl.plot_learning_curves(runs[0]).axes[0].lines) == 1
 
 
@@ -44,9 +45,14 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
     [
         ({"x": "weeks"}, "x must be one of steps, time, iterations, got 'weeks'"),
         ({"smooth": 0}, "smooth must be"),
-        ({"labels": ["a", "b"]}, "needs 1 label, one per line of the plot, got 2"),
-        ({"labels": "all"}, "needs 1 label"),
-        ({"labels": 5}, "needs 1 label"),
+        (
+            {"labels": ["a", "b"]},
+            r"needs a list of 1 label, one per line of the plot, got \['a', 'b'\]",
+        ),
+        ({"labels": "a"}, "needs a list of 1 label, one per line of the plot, got 'a'"),
+        ({"labels": 5}, "needs a list of 1 label"),
+        ({"labels": [""]}, r"labels must be different and not empty, got \[''\]"),
+        ({"metric": ""}, "has no column ''"),
         ({"metric": "loss"}, "has no column 'loss'"),
         ({"metric": "time/iteration", "before": True}, "leave out metric"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import maml_rl
 # registers the built-in families, before the fixture remembers what is registered
 import maml_rl.settings.parser
 from maml_rl.cli import main
+from maml_rl.env_flags import env_of
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import with_fixed
 
@@ -189,6 +191,20 @@ def test_what_cannot_be_set_is_refused_before_anything_is_played(
     train(env)
     line = refused(capsys, "evaluate", *flags)
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "message"),
+    [
+        ("HalfCheetahVel", "goal_velocity", "no dynamics 'goal_velocity' to set; sweep over the"),
+        ("HalfCheetahVel", "goal_velocty", "task value goal_velocity with goal_velocity=LOW:HIGH"),
+        ("HalfCheetahVel", "body_mas", "unknown dynamics 'body_mas'. Did you mean 'body_mass'"),
+        ("PointNavigation", "mass", "NAME=LOW:HIGH:POINTS. Valid are goal_x, goal_y"),
+    ],
+)
+def test_a_task_value_is_swept_and_is_not_dynamics(env: str, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        env_of(maml_rl.load_config(env=env), [f"--env.dynamics.{name}=1.0"])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "record"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import maml_rl
 from maml_rl.cli import main
@@ -68,6 +69,8 @@ class Goal(gym.Env):
         wrong = self.wrong if self.steps > self.after else ""
         if wrong == "step":
             raise RuntimeError("stuck in step")
+        if wrong == "answer":
+            raise TimeoutError("no answer")
         if wrong == "death":
             os._exit(3)
         if wrong == "nan observation":
@@ -442,6 +445,19 @@ class TestMistakes:
             env.step(np.zeros((2, 1), np.float32))
         env.close()
         assert multiprocessing.active_children() == []
+
+    @pytest.mark.slow
+    def test_an_error_of_the_system_in_a_worker_of_the_users_is_named(self):
+        env = AsyncVectorEnv(
+            [functools.partial(Goal, wrong="answer")] * 2, autoreset_mode=AutoresetMode.DISABLED
+        )
+        try:
+            with as_task_vector_env(env, EnvConfig(), 2, 5) as envs:
+                envs.reset(seed=0)
+                with pytest.raises(UserError, match="failed in step: TimeoutError: no answer"):
+                    envs.step(np.zeros((2, 1), np.float32))
+        finally:
+            env.close(terminate=True)
 
     @pytest.mark.slow
     @both_ways

@@ -263,9 +263,20 @@ def test_observations_that_cannot_be_flattened_are_refused() -> None:
     class Unsupported(Countdown):
         observation_space = spaces.Sequence(spaces.Box(0.0, 1.0))
 
+        closed = 0
+
+        def close(self) -> None:
+            type(self).closed += 1
+
     gym.register(id="TestUnsupported-v0", entry_point=Unsupported)
     with pytest.raises(UserError, match=r"Sequence.*cannot be flattened"):
         make_task_vector_env(EnvConfig(name="TestUnsupported-v0"), 2, 5)
+    assert Unsupported.closed == 1
+    # An environment of the user's stays open.
+    refused = pytest.raises(UserError, match=r"Sequence.*cannot be flattened")
+    with refused, as_task_vector_env(Unsupported(), EnvConfig(), 1, 5):
+        pass
+    assert Unsupported.closed == 1
 
 
 @both_ways

@@ -21,7 +21,7 @@ from helpers.odd_environments import LIMIT, EndsEarly, HalfBounded, RaisingClose
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.rendering import rendering_problem
+from maml_rl.analysis.video.rendering import rendering_problem
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import make_policy
@@ -32,6 +32,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.sampling.single_env import TaskSetter
+from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -486,6 +487,27 @@ class TestErrors:
             named = f"step of environment 'Walk' returned {re.escape(repr(reward))} as reward"
             with pytest.raises(UserError, match=named):
                 envs.step(np.zeros((1, 1), np.float32))
+
+    def test_a_task_that_is_not_a_number_makes_observations_that_are_not_finite(self) -> None:
+        with as_task_vector_env(Walk(), EnvConfig(), 1, LIMIT) as envs:
+            observer = TaskObserver(envs, "Walk")
+            observer.set_tasks([{"goal": np.nan}])
+            observation, _ = observer.reset(seed=0)
+        assert np.isnan(observation[0, -1])
+        with pytest.raises(UserError, match="must have one number"):
+            observer.set_tasks([{"goal": 10**400}])
+
+    @pytest.mark.parametrize("tasks", [None, 3, [{"goal": 1.0}], [1.0, 2.0], np.zeros((2, 2))])
+    def test_what_are_not_tasks(self, tasks: Any) -> None:
+        env = Walk()
+        env.sample_tasks = lambda n: tasks  # type: ignore[method-assign]
+        message = (
+            r"sample_tasks\(2\) of environment 'Walk' must return 2 tasks, each a mapping.*; got .+"
+        )
+        refused = pytest.raises(UserError, match=message)
+        with as_task_vector_env(env, EnvConfig(), 1, LIMIT) as envs, refused as error:
+            envs.sample_tasks(2)
+        assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
         ("method", "returned", "message"),

@@ -58,6 +58,8 @@ from typing import ClassVar, Literal
 from maml_rl.settings.learners import InnerConfig, LearnerConfig
 from maml_rl.settings.ranges import Positive
 
+SPEED = 3
+
 
 class Bandit:
     @dataclass(frozen=True, kw_only=True)
@@ -497,6 +499,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
         ("OfAClass", "Config.path has the type Path, which a file cannot hold"),
         ("NotPlain", "learner.arms is frozenset({1}), a frozenset, which a file cannot hold"),
         ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'my_bandits:Bandit'?"),
+        ("SPEED", "learner 'my_bandits:SPEED' must be a class or a function, got 3"),
         ("", "must have the form module:Name"),
     ],
 )

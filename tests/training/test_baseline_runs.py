@@ -299,6 +299,8 @@ def test_a_saved_agent_does_not_say_how_long_it_was_trained(tmp_path: Path, fini
     with pytest.raises(UserError, match=r"how long it was trained: .*--num_iterations"):
         baseline_config(saved, "oracle")
     assert baseline_config(saved, "oracle", num_iterations=4).num_iterations == 4
+    with pytest.raises(UserError, match=r"num_iterations must be .*, got 0"):
+        baseline_config(saved, "oracle", num_iterations=0)
 
 
 @pytest.mark.slow
@@ -531,6 +533,14 @@ def test_mistakes_are_refused_before_anything_is_written(
         ((run, "--num_iterations", 10**10), ["num_iterations must be"]),
         ((run, "--seed", 10**20 - 1), ["seed must be"]),
         ((run, "--num_task", 0), ["--num_tasks"]),
+        (
+            (run, "--baseline", "random", "--num_iterations", 3),
+            ["--num_iterations is for --baseline pretrained and oracle, got random"],
+        ),
+        (
+            (run, "--baseline", "oracle", "pretrained", "--ppo_env_steps", 3),
+            ["--ppo_env_steps is for --baseline ppo, got oracle, pretrained"],
+        ),
         ((run, "--num_tasks", 41), ["num_tasks must be at most 40", "got 41"]),
         ((alone,), ["Pendulum-v1", "draws no tasks"]),
     ):

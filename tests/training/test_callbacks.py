@@ -474,6 +474,29 @@ def test_a_plateau_of_evaluations_is_judged_where_they_are_logged(tmp_path: Path
     assert len(progress(run)) == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda metrics: metrics.clear(), "must not change or remove .*, time/num_env_steps"),
+        (
+            lambda metrics: metrics.update({"evaluation/return_after_1_steps": 1e9}),
+            "must not change or remove evaluation/return_after_1_steps$",
+        ),
+        (lambda metrics: metrics.update({"my/number": "one"}), "metrics must be numbers"),
+    ],
+)
+def test_a_callback_only_adds_metrics(change: Any, message: str, tmp_path: Path) -> None:
+    class Changes(maml_rl.Callback):
+        def on_iteration(self, run: Any, metrics: dict[str, float]) -> None:
+            if run.iteration == 2:
+                change(metrics)
+
+    config = tiny(tmp_path / "run", logging={"evaluate_every": 2, "keep_best": True})
+    with pytest.raises(UserError, match=f"callback .*Changes: .*{message}"):
+        maml_rl.train(config, [Changes()])
+    assert len(progress(tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize("metric", [None, 3])
 def test_a_metric_is_a_tag(metric):
     with pytest.raises(UserError, match="metric must be a tag such as"):

@@ -10,13 +10,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from helpers.runs import assert_equal_runs, full_disk, last, tiny
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
+from maml_rl.runs.seeds import checked_seeds
 from maml_rl.sampling.failures import TooManyFailures
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
@@ -244,11 +246,13 @@ def test_evaluate_and_plot_take_the_folder_of_all_seeds(folder, tmp_path, capsys
     # A run that has not been started is left out
     shutil.rmtree(copy / "seed-1")
     capsys.readouterr()
-    assert main(["plot", "copy", "--output", "folder.svg"]) == 0
+    with pytest.warns(MamlRLWarning, match="copy also lists seeds .* not been started: 1$"):
+        assert main(["plot", "copy", "--output", "folder.svg"]) == 0
     of_folder = capsys.readouterr().out
     assert main(["plot", runs[0], runs[2], "--output", "named.svg"]) == 0
     assert capsys.readouterr().out.replace("named.svg", "folder.svg") == of_folder
-    assert main(["plot", "copy", runs[0]]) == 2
+    with pytest.warns(MamlRLWarning, match="not been started"):
+        assert main(["plot", "copy", runs[0]]) == 2
     assert "run copy/seed-0 is given twice" in capsys.readouterr().err
 
 
@@ -359,6 +363,11 @@ def test_a_name_that_is_too_long_is_refused_in_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("seeds", [[0, 1], (0, 1), range(2), np.arange(2), [np.int64(0), 1]])
+def test_seeds_may_be_of_numpy(seeds):
+    assert checked_seeds(seeds, "seeds") == (0, 1)
 
 
 @pytest.mark.parametrize("seeds", [[], 3, "12", [0, -1], [0, 1.0], [True], [1, 1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -589,6 +590,19 @@ def test_a_start_with_another_nonlinearity_is_refused(whole, tmp_path):
     policy = {"hidden_sizes": [8], "nonlinearity": "relu"}
     with pytest.raises(UserError, match=r"was trained with policy\.nonlinearity tanh: .*got relu"):
         train(tiny(tmp_path / "run", init_from=str(whole), policy=policy))
+
+
+def test_a_start_from_another_robot_is_refused(whole, tmp_path):
+    config = dataclasses.replace(
+        maml_rl.load_config(env="HalfCheetahVel", init_from=whole), output=str(tmp_path / "run")
+    )
+    message = (
+        f"{whole} was trained in PointNavigation, with observations and actions of 2 and 2 "
+        "numbers; those of HalfCheetahVel have 17 and 6"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_start_with_another_scale_of_actions_is_a_warning(whole, tmp_path):

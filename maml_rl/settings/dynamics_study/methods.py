@@ -75,6 +75,8 @@ def make_variant(text: str) -> tuple[str, Method]:
     except ValueError as error:
         raise UserError(f"--variant {name}: {typed!r:.100} cannot be read: {error}") from error
     learner, flags = take_option(words, "--learner.name")
+    if flags and not flags[0].startswith("--"):
+        raise UserError(f"--variant {name}: expected flags, such as --outer promp, got {typed!r}")
     for flag in flags:
         group = flag.removeprefix("--").partition("=")[0].partition(".")[0]
         if flag.startswith("--") and group not in _OF_METHODS:
