@@ -47,7 +47,6 @@ DEPENDENCIES = frozenset(
         "PIL",
         "av",
         "docstring_parser",
-        "glfw",
         "gymnasium",
         "imageio",
         "jsonargparse",

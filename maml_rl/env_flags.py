@@ -190,9 +190,10 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
     if name.startswith("dynamics."):
         name = name.removeprefix("dynamics.")
         family = family_of(env.name)
-        known = {**family.robot.parameters, **family.task_units}
+        parameters = family.robot.parameters
+        known = {**parameters, **family.task_units}
         close = name if name in known else closest_name(name, known)
-        if close in family.task_units:
+        if close in family.task_units and close not in parameters:
             raise UserError(
                 f"{env.name} has no dynamics {name!r} to set; sweep over the task value {close} "
                 f"with {close}=LOW:HIGH:POINTS"

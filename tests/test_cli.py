@@ -562,7 +562,8 @@ def test_an_output_that_holds_something_is_refused(refused, tmp_path, run, there
     else:
         output.mkdir()
         (output / (".hidden" if "hidden" in there else "thesis.txt")).write_text("precious")
-    assert "not empty" in refused("train", *TINY, "--output", output)
+    message = "is not a folder" if there == "file" else "is not empty"
+    assert message in refused("train", *TINY, "--output", output)
 
 
 def test_an_output_that_cannot_be_written_is_refused(refused, tmp_path):

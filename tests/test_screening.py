@@ -65,7 +65,7 @@ def without_hours(table: str) -> list[str]:
     return [row.rsplit("|", 2)[0] for row in table.splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_variants_are_trained_evaluated_and_resumed(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(screening, "_execute", execute)
     output = tmp_path / "screening"

@@ -373,12 +373,12 @@ def check_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> None:
     """
     if tasks is None:
         return
-    if num_tasks is not None:
-        raise UserError(
-            f"pass tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}"
-        )
     is_list = isinstance(tasks, Sequence) and len(tasks) > 0
     if not (is_list and all(isinstance(task, Mapping) for task in tasks)):
         raise UserError(
             f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}"
+        )
+    if num_tasks is not None:
+        raise UserError(
+            f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
         )

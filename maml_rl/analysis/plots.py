@@ -89,18 +89,20 @@ def labelled_groups(
         labels: chosen by the user; default is the settings that differ.
 
     Raises:
-        UserError: if a run cannot be read or lacks the metric, or the labels are not as many as
-            the lines, or not different.
+        UserError: if a run cannot be read or lacks the metric, or the labels are not a list of as
+            many different ones as there are lines.
     """
     groups = group_runs(read_runs([run for folder in folders for run in runs_of(folder)]))
     check_columns(groups, view)
     names = labels_of([group.settings for group in groups])
     if labels is None:
         return groups, names
-    if isinstance(labels, str) or not isinstance(labels, Sized) or len(labels) != len(names):
+    if isinstance(labels, str) or not isinstance(labels, Sized):
+        raise UserError(f"labels must be a list, got {labels!r:.100}")
+    if len(labels) != len(names):
         raise UserError(
-            f"the figure needs a list of {counted(len(names), 'label')}, one per line of the plot, "
-            f"got {labels!r:.100}; the order is: {'; '.join(names)}"
+            f"the figure needs {counted(len(names), 'label')}, one per line of the plot, got "
+            f"{len(labels)}; the order is: {'; '.join(names)}"
         )
     chosen = [str(label) for label in labels]
     if len(set(chosen)) < len(chosen) or not all(chosen):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from maml_rl.system.distributed import Ranks
+
+_BLOCK_SIZE = 1 << 16
+"""Observations that are in float64 at once: all of them would take most of a run's memory."""
 
 
 class ObservationNormalizer(NamedTuple):
@@ -42,20 +46,28 @@ class ObservationNormalizer(NamedTuple):
         """Return the raw observations, float64, of normalised ones (..., *observation_shape)."""
         return normalized.double() * self.std + self.mean
 
-    def updated(self, raw: Tensor, ranks: Ranks) -> ObservationNormalizer:
+    def updated(
+        self, observations: Sequence[Tensor], ranks: Ranks, *, are_normalized: bool
+    ) -> ObservationNormalizer:
         """Return statistics that include further observations (Chan et al. 1979).
 
         Args:
-            raw: observations (N, *observation_shape), not normalised.
+            observations: one or several (N, *observation_shape).
             ranks: the processes; the observations of all of them are included.
+            are_normalized: whether they are normalised by these statistics, or raw.
         """
-        raw = raw.double()
+        blocks = [block for part in observations for block in part.split(_BLOCK_SIZE)]
+
+        def raw(block: Tensor) -> Tensor:
+            return self.denormalize(block) if are_normalized else block.double()
+
         # Statistics of the new observations.
-        num_new = ranks.sum(raw.new_ones(len(raw)))
-        mean = ranks.sum(raw) / num_new
+        num_new = ranks.sum(self.num_states.new_tensor([len(block) for block in blocks]))
+        mean = ranks.sum(torch.stack([raw(block).sum(0) for block in blocks])) / num_new
+        deviations = torch.stack([(raw(block) - mean).square().sum(0) for block in blocks])
         # Merge with the previous statistics.
         num_states = self.num_states + num_new
         delta = mean - self.mean
         between = delta.square() * self.num_states * num_new / num_states
-        squares = self.squares + ranks.sum((raw - mean).square()) + between
+        squares = self.squares + ranks.sum(deviations) + between
         return ObservationNormalizer(num_states, self.mean + delta * num_new / num_states, squares)

@@ -45,12 +45,9 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
     [
         ({"x": "weeks"}, "x must be one of steps, time, iterations, got 'weeks'"),
         ({"smooth": 0}, "smooth must be"),
-        (
-            {"labels": ["a", "b"]},
-            r"needs a list of 1 label, one per line of the plot, got \['a', 'b'\]",
-        ),
-        ({"labels": "a"}, "needs a list of 1 label, one per line of the plot, got 'a'"),
-        ({"labels": 5}, "needs a list of 1 label"),
+        ({"labels": ["a", "b"]}, "needs 1 label, one per line of the plot, got 2"),
+        ({"labels": "a"}, "labels must be a list, got 'a'"),
+        ({"labels": 5}, "labels must be a list, got 5"),
         ({"labels": [""]}, r"labels must be different and not empty, got \[''\]"),
         ({"metric": ""}, "has no column ''"),
         ({"metric": "loss"}, "has no column 'loss'"),

@@ -45,8 +45,8 @@ def seen_by(normalizer: ObservationNormalizer, episodes: Episodes) -> Episodes:
 def updated(
     normalizer: ObservationNormalizer, collections: list[Episodes]
 ) -> ObservationNormalizer:
-    seen = torch.cat([episodes.real_observations for episodes in collections])
-    return normalizer.updated(normalizer.denormalize(seen), Ranks())
+    seen = [episodes.real_observations for episodes in collections]
+    return normalizer.updated(seen, Ranks(), are_normalized=True)
 
 
 def real(episodes: Episodes) -> np.ndarray:
@@ -127,11 +127,13 @@ def test_a_constant_entry_is_only_shifted():
     ] == pytest.approx(0.5)
 
 
-def test_observations_of_several_axes():
+@pytest.mark.parametrize("block_size", [7, 1 << 16])
+def test_observations_of_several_axes(block_size, monkeypatch):
+    monkeypatch.setattr("maml_rl.policies.normalizer._BLOCK_SIZE", block_size)
     raw = np.random.default_rng(0).normal(3, 2, (50, 4, 3, 2))
     normalizer = ObservationNormalizer.empty((4, 3, 2), CPU)
     for part in (raw[:20], raw[20:]):
-        normalizer = normalizer.updated(torch.from_numpy(part), Ranks())
+        normalizer = normalizer.updated([torch.from_numpy(part)], Ranks(), are_normalized=False)
     assert normalizer.num_states.shape == ()
     assert int(normalizer.num_states) == 50
     np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-9)

@@ -66,7 +66,8 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path, present):
     )
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("precious")
-    with pytest.raises(UserError, match="not empty"):
+    message = "is not a folder" if present == "file" else "is not empty"
+    with pytest.raises(UserError, match=message):
         create_run_folder(folder, {"seed": 1})
     assert kept.read_text() == "precious"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]

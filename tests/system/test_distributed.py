@@ -121,7 +121,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.thorough), 4])
 def test_the_number_of_processes_changes_nothing(
     num_ranks: int, alone: Path, tmp_path: Path
 ) -> None:
@@ -226,7 +226,7 @@ def test_the_number_of_processes_changes_nothing_for_a_recurrent_learner(tmp_pat
     assert_same(tmp_path / "shared", tmp_path / "alone")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_number_of_processes_changes_nothing_for_a_teacher_and_a_student(
     tmp_path: Path,
 ) -> None:
@@ -245,7 +245,7 @@ def test_the_number_of_processes_changes_nothing_for_a_teacher_and_a_student(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_training_tasks", [2, 20])
+@pytest.mark.parametrize("num_training_tasks", [pytest.param(2, marks=pytest.mark.thorough), 20])
 def test_the_number_of_processes_changes_nothing_for_a_replay(
     tmp_path: Path, num_training_tasks: int
 ) -> None:

@@ -330,7 +330,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         maml_rl.train_seeds(config_of(tmp_path), [0])
     (tmp_path / "notes.txt").unlink()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file exists and is not empty"):
+    with pytest.raises(UserError, match="file is not a folder: choose another"):
         maml_rl.train_seeds(config_of(tmp_path / "file"), [0])
 
 

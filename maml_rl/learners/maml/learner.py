@@ -266,11 +266,12 @@ class MAML(Learner):
         groups: dict[str, Mapping[str, Tensor]] = {}
         normalizer = state.normalizer
         if normalizer is not None:
-            episodes = [*batch.supports, batch.query]
-            observations = torch.cat([stage.real_observations for stage in episodes])
-            observations = without_latents(observations, self.policy.latent_size)
-            raw = normalizer.denormalize(observations)
-            groups["normalizer"] = normalizer.updated(raw, ranks)._asdict()
+            observations = [
+                without_latents(stage.real_observations, self.policy.latent_size)
+                for stage in (*batch.supports, batch.query)
+            ]
+            updated = normalizer.updated(observations, ranks, are_normalized=True)
+            groups["normalizer"] = updated._asdict()
         if self.inner.shared_advantage_scale:
             adaptation = state.tensors["adaptation"]
             std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])

@@ -252,7 +252,7 @@ class PEARL(Learner):
         normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:
             # Every process has the whole entry.
-            normalizer = normalizer.updated(entry["observations"], Ranks())
+            normalizer = normalizer.updated([entry["observations"]], Ranks(), are_normalized=False)
         watch.lap("replay")
 
         # Update encoder, critics and actor, as often per control step in every iteration.

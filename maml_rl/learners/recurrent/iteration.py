@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from maml_rl.learners.base import Belief, LearnerState
@@ -152,8 +151,8 @@ def updated_by_ppo(
     # Statistics of the observations of all processes.
     normalizer = state.normalizer
     if normalizer is not None:
-        observations = torch.cat([stage.real_observations for stage in trials.stages])
-        raw = normalizer.denormalize(observations)
-        update.groups["normalizer"] = normalizer.updated(raw, ranks)._asdict()
+        observations = [stage.real_observations for stage in trials.stages]
+        updated = normalizer.updated(observations, ranks, are_normalized=True)
+        update.groups["normalizer"] = updated._asdict()
     watch.lap("update")
     return update

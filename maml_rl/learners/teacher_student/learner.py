@@ -266,5 +266,5 @@ class TeacherStudent(MemoryLearner):
         """Return a state whose statistics of tasks include those of all processes."""
         old = ObservationNormalizer(**state.tensors["task_normalizer"])
         # Every process has all tasks.
-        new = old.updated(self._vectors(tasks), Ranks())
+        new = old.updated([self._vectors(tasks)], Ranks(), are_normalized=False)
         return state._replace(tensors={**state.tensors, "task_normalizer": new._asdict()})
