@@ -119,20 +119,20 @@ def _check_start(config: Config, seeds: Sequence[int]) -> None:
         seeds: of its runs.
 
     Raises:
-        UserError: if runs are still to be started, but their learner, policy, device or callbacks
-            cannot be made.
+        UserError: if the folder holds something else, or runs with other settings; if the
+            settings of a run cannot be read; or if runs are still to be started, but their learner
+            or policy cannot be made.
     """
-    from maml_rl.runs.seeds import is_seed_folder, read_seed_folder, seed_run
-    from maml_rl.training.callbacks import make_callbacks
+    from maml_rl.runs.run_folder import run_config
     from maml_rl.training.compose import open_training
+    from maml_rl.training.seeds import seed_folder
 
-    path = Path(str(config.output))
-    started = read_seed_folder(path).started if is_seed_folder(path) else []
-    if all(seed_run(path, seed) in started for seed in seeds):
-        return
-    make_callbacks(config, ())
-    with open_training(config):
-        pass
+    existing = seed_folder(config, seeds)
+    for run in existing.started:
+        run_config(run)
+    if not {existing.run(seed) for seed in seeds} <= set(existing.started):
+        with open_training(config):
+            pass
 
 
 def _train(configs: Mapping[str, Config], seeds: Sequence[int]) -> None:

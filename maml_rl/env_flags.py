@@ -195,13 +195,15 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
         close = name if name in known else closest_name(name, known)
         if close in family.task_units and close not in parameters:
             raise UserError(
-                f"{env.name} has no dynamics {name!r} to set; sweep over the task value {close} "
-                f"with {close}=LOW:HIGH:POINTS"
+                f"{env.name} has no dynamics {name!r} to set. {close} is a value of its tasks: "
+                f"choose one with --task {close}=VALUE, or in evaluate sweep over it with "
+                f"{close}=LOW:HIGH:POINTS"
             )
         if "dynamics" not in env.kwargs:
             raise UserError(
-                f"{env.name} has no dynamics to set; sweep over a task value with "
-                f"NAME=LOW:HIGH:POINTS. Valid are {', '.join(family.task_units)}"
+                f"{env.name} has no dynamics to set. Values of its tasks are "
+                f"{', '.join(family.task_units)}: choose them with --task NAME=VALUE, or in "
+                "evaluate sweep over one with NAME=LOW:HIGH:POINTS"
             )
     elif name not in settings:
         hint = did_you_mean(name, settings)

@@ -24,8 +24,8 @@ class UserError(ValueError):
             worker process in place of its message.
     """
 
-    def __init__(self, message: str | UserError) -> None:
-        super().__init__(re.sub(r"\s*\n\s*", " ", str(message)))
+    def __init__(self, message: str | UserError = "") -> None:
+        super().__init__(" ".join(part.strip() for part in str(message).splitlines()))
 
 
 class MamlRLWarning(UserWarning):

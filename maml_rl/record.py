@@ -26,6 +26,7 @@ from maml_rl.env_flags import (
 )
 from maml_rl.errors import UserError
 from maml_rl.settings.learners import episodes_per_stage
+from maml_rl.system.stop_flag import StopFlag
 from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def command(argv: list[str]) -> int:
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
     agent = chosen_agent("record", args, env_flags)
-    _record(agent, path, args)
+    with StopFlag().handling():  # a signal leaves no unfinished video
+        _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "mean actions"
     num_episodes = args.num_episodes or agent.config.num_episodes
     episodes = counted(episodes_per_stage(agent.config.learner, num_episodes), "episode")

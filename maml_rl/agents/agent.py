@@ -172,7 +172,7 @@ class Agent:
             raise UserError(
                 f"rng must be a generator such as numpy.random.default_rng(0), got {rng!r:.100}"
             )
-        if not isinstance(deterministic, (bool, np.bool_)):
+        if np.ndim(deterministic) > 0 or deterministic not in (False, True):
             raise UserError(f"deterministic must be true or false, got {deterministic!r:.100}")
         noise = None
         if not deterministic:
@@ -507,7 +507,7 @@ class Agent:
         try:
             flat.check_spaces(sb3_env.observation_space, sb3_env.action_space)
             return model_of(network, sb3_env, algorithm, {"device": self.device, **settings})
-        except UserError:
+        except BaseException:
             if is_own:
                 sb3_env.close()
             raise

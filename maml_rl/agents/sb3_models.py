@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from maml_rl.agents.sb3_env import SB3Env, check_bounded
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.policies.mlp import ACTIVATIONS
 from maml_rl.policies.plain_network import PlainNetwork
 
@@ -42,8 +42,8 @@ def model_of(
         settings: settings of the algorithm.
 
     Raises:
-        UserError: if the algorithm is neither PPO nor A2C, a setting is unknown or would change the
-            actor, or actions are not bounded.
+        UserError: if the algorithm is neither PPO nor A2C, a setting is unknown, refused by the
+            algorithm or would change the actor, or actions are not bounded.
     """
     chosen = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else algorithm
     if chosen is None or chosen not in _ALGORITHMS.values():
@@ -58,7 +58,12 @@ def model_of(
         "net_arch": {"pi": hidden, "vf": hidden},
         "activation_fn": ACTIVATIONS[network.nonlinearity],
     }
-    model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
+    try:
+        model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{chosen.__name__} refuses the settings {dict(settings)}: {in_one_line(error)}"
+        ) from error
     # Replace the initial weights of the actor.
     with torch.no_grad():
         for linear, (weight, bias) in zip(_actor_layers(model.policy), network.layers, strict=True):

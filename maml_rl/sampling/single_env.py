@@ -216,6 +216,7 @@ class TaskSetter(gym.Wrapper):
         with self._errors("its constructor"):
             env = self._remake(**copy.deepcopy(self._task))
         self.close()
+        self.env = env  # closed with the wrapper, also if it is refused
         self.env = _with_box_observations(env)
         self._must_remake = False
         self._check_spaces()
@@ -301,7 +302,7 @@ def close_env(env: Any, name: str) -> None:
     """Close an environment; warn if it raises, since no result depends on it."""
     try:
         env.close()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         warnings.warn(
             f"environment {name!r} raised in close: {in_one_line(error)}",
             MamlRLWarning,
@@ -367,7 +368,7 @@ def _task_setter(env: gym.Env, *arguments: Any) -> TaskSetter:
     try:
         return TaskSetter(env, *arguments)
     except UserError:
-        env.close()
+        close_env(env, str(env))
         raise
 
 

@@ -269,12 +269,18 @@ def notify_of_iteration(
         before = dict(metrics)
         notify([callback], "on_iteration", run, metrics)
         check_metrics(metrics, f"callback {_name(callback)}")
-        changed = [tag for tag in before if metrics.get(tag) is not before[tag]]
+        changed = [
+            tag for tag in before if tag not in metrics or _differ(metrics[tag], before[tag])
+        ]
         if changed:
             raise UserError(
                 f"callback {_name(callback)}: on_iteration may add metrics, but must not change or "
                 f"remove {', '.join(changed):.200}"
             )
+
+
+def _differ(value: float, other: float) -> bool:
+    return value != other and not (math.isnan(value) and math.isnan(other))
 
 
 def _name(callback: Callback) -> str:

@@ -168,7 +168,8 @@ def _first_state(
         [flatdim(space) for space in pair]
         for pair in ((source.observation_space, source.action_space), spaces)
     )
-    if old != new:
+    # Networks and learners of the user's may fit other sizes.
+    if old != new and config.policy.network is None and not config.learner.is_own:
         raise UserError(
             f"{config.init_from} was trained in {source.config.env.name}, with observations and "
             f"actions of {old[0]} and {old[1]} numbers; those of {config.env.name} have {new[0]} "

@@ -49,14 +49,28 @@ def train_seeds(config: Config, seeds: Sequence[int]) -> list[Path]:
             f"train_seeds takes a Config, such as from maml_rl.load_config(env=...); "
             f"got {config!r:.100}"
         )
+    _refuse_launcher()
+    return _train_all(seed_folder(config, seeds), checked_seeds(seeds, "seeds"))
+
+
+def seed_folder(config: Config, seeds: Sequence[int]) -> SeedFolder:
+    """Return the folder in which :func:`train_seeds` starts or continues; write nothing into it.
+
+    Args:
+        config: as for :func:`train_seeds`; without ``output``, an empty folder is made.
+        seeds: as for :func:`train_seeds`.
+
+    Raises:
+        UserError: if an argument is invalid, or the folder holds something else or runs with other
+            settings.
+    """
     # Refuse what files cannot hold, and invalid seeds, before anything is made.
     values = to_mapping(dataclasses.replace(config, seed=Config.seed, output=None))
     shared = resolve(values, [], "the configuration")  # as it will be read again
-    _refuse_launcher()
     checked = checked_seeds(seeds, "seeds")
-    # Train in the given folder or a new one.
+    # The given folder or a new one.
     path = user_path(config.output) if config.output else new_default_folder(config.env.name)
-    return _train_all(with_seeds(path, shared, checked), checked)
+    return with_seeds(path, shared, checked)
 
 
 @default_stdout_log()

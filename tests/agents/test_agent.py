@@ -88,6 +88,7 @@ def test_many_observations_give_an_action_each(agent):
     assert agent.predict(observations[:0], deterministic=True)[0].shape == (0, 2)
     with pytest.raises(UserError, match="deterministic must be true or false, got 'no'"):
         agent.predict(observations, deterministic="no")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(agent.predict(observations, deterministic=1)[0], actions)
 
 
 def test_discrete_actions(cartpole):

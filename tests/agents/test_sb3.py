@@ -510,6 +510,8 @@ def test_tasks_are_drawn_where_none_is_given() -> None:
         ({"num_envs": 0}, "num_envs"),
         ({"policy_kwargs": {}}, "policy_kwargs"),
         ({"use_sde": True}, "use_sde"),
+        ({"n_steps": "x"}, "PPO refuses the settings .*'n_steps': 'x'.*TypeError"),
+        ({"learning_rate": -1}, "PPO refuses the settings .*ValueError"),
         ({"_init_setup_model": False}, "PPO has no setting '_init_setup_model'"),
         ({"learning_rates": 1e-3}, "'learning_rates'. Did you mean 'learning_rate'.*n_steps"),
     ],

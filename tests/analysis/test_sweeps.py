@@ -196,10 +196,22 @@ def test_what_cannot_be_set_is_refused_before_anything_is_played(
 @pytest.mark.parametrize(
     ("env", "name", "message"),
     [
-        ("HalfCheetahVel", "goal_velocity", "no dynamics 'goal_velocity' to set; sweep over the"),
-        ("HalfCheetahVel", "goal_velocty", "task value goal_velocity with goal_velocity=LOW:HIGH"),
+        (
+            "HalfCheetahVel",
+            "goal_velocity",
+            "goal_velocity is a value of its tasks: choose",
+        ),
+        (
+            "HalfCheetahVel",
+            "goal_velocty",
+            "sweep over it with goal_velocity=LOW:HIGH",
+        ),
         ("HalfCheetahVel", "body_mas", "unknown dynamics 'body_mas'. Did you mean 'body_mass'"),
-        ("PointNavigation", "mass", "NAME=LOW:HIGH:POINTS. Valid are goal_x, goal_y"),
+        (
+            "PointNavigation",
+            "mass",
+            "Values of its tasks are goal_x, goal_y: choose",
+        ),
     ],
 )
 def test_a_task_value_is_swept_and_is_not_dynamics(env: str, name: str, message: str) -> None:

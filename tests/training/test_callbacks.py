@@ -474,6 +474,16 @@ def test_a_plateau_of_evaluations_is_judged_where_they_are_logged(tmp_path: Path
     assert len(progress(run)) == 4
 
 
+def test_a_callback_may_write_equal_metrics(tmp_path: Path) -> None:
+    class Writes(maml_rl.Callback):
+        def on_iteration(self, run: Any, metrics: dict[str, float]) -> None:
+            metrics["my/nothing"] = math.nan
+            metrics.update({tag: float(value) for tag, value in metrics.items()})
+
+    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=1), [Writes(), Writes()])
+    assert len(progress(run)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
