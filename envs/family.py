@@ -225,13 +225,13 @@ def _check_task_range(family: Any) -> None:
 
 def _check_dynamics(family: Any) -> None:
     """Check that ``dynamics`` is valid and names no task parameter of the family."""
-    distributions = parse_dynamics(family.dynamics, family.robot.parameters)
-    has_change(distributions)
-    duplicates = family.task_units.keys() & distributions.keys()
-    if duplicates:
+    setting = family.dynamics if isinstance(family.dynamics, Mapping) else {}
+    drawn = [name for name in setting if name in family.task_units and setting[name] is not None]
+    if drawn:
         raise ValueError(
-            f"{type(family).__name__} draws {', '.join(duplicates)} itself: remove it from dynamics"
+            f"{type(family).__name__} draws {', '.join(drawn)} itself: remove it from dynamics"
         )
+    has_change(parse_dynamics(family.dynamics, family.robot.parameters))
 
 
 def sample_tasks(

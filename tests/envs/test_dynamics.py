@@ -909,6 +909,8 @@ def test_settings_must_be_a_mapping(setting: Any) -> None:
 def test_dynamics_may_not_name_a_parameter_of_the_family() -> None:
     with pytest.raises(ValueError, match="CrippledAnt draws disabled_limb itself"):
         maml_envs.FAMILIES["CrippledAnt"](dynamics={"gravity": 9.0, "disabled_limb": [0, 1]})
+    with pytest.raises(ValueError, match="HalfCheetahVel draws goal_velocity itself"):
+        maml_envs.FAMILIES["HalfCheetahVel"](dynamics={"goal_velocity": 2.0})
 
 
 @pytest.mark.parametrize(
