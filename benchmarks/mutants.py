@@ -42,7 +42,7 @@ MUTANTS = [
     Mutant("maml_rl/runs/seeds.py", "if listed.run(seed) not in runs]", "if False]", "a seed that is missing without a warning"),
     Mutant("maml_rl/training/compose.py", "[flatdim(space) for space in pair]", "[0 for space in pair]", "a start from another robot"),
     Mutant("maml_rl/agents/predict_arguments.py", " or (values.astype(bool) != values).any()", "", "two as a truth value"),
-    Mutant("maml_rl/errors.py", '" ".join(part.strip() for part in str(message).splitlines())', "str(message)", "a message of several lines"),
+    Mutant("maml_rl/errors.py", '" ".join(line.strip() for line in lines) if lines[1:] else str(message)', "str(message)", "a message of several lines"),
     Mutant("maml_rl/cli.py", "with StopFlag().handling():", "if True:", "an empty folder after SIGTERM"),
     Mutant("envs/engines/dynamics.py", "own = {name: model_field(model, name)[None] for name in varied}", "own: dict[str, np.ndarray] = {}", "the dynamics of the task before"),
     Mutant("maml_rl/env_flags.py", "if close in family.task_units and close not in parameters:", "if False:", "a task value that is called unknown dynamics"),

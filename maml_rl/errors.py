@@ -25,7 +25,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str | UserError = "") -> None:
-        super().__init__(" ".join(part.strip() for part in str(message).splitlines()))
+        lines = str(message).splitlines()
+        super().__init__(" ".join(line.strip() for line in lines) if lines[1:] else str(message))
 
 
 class MamlRLWarning(UserWarning):
