@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import maml_rl
 from maml_rl.errors import UserError, did_you_mean, errors_named, in_one_line
+from maml_rl.runs.checkpoint_files import DamagedCheckpoint
+from maml_rl.sampling.failures import Failure, TooManyFailures
 from maml_rl.settings.sources import preset_names
 from maml_rl.settings.training_parser import known_settings, training_parser
 
@@ -151,3 +156,20 @@ def test_the_end_of_the_program_is_an_error_of_the_users_code() -> None:
     )
     with refused, errors_named("the network raised"):
         sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("a  message"),
+        TooManyFailures("all failed", [Failure(0, "the simulation broke down", 3, {"goal": 1.0})]),
+        maml_rl.Interrupted(Path("run"), 3, 15, Path("runs"), has_ended=True),
+        DamagedCheckpoint(Path("run/checkpoints/000001"), "it is empty"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_reach_the_caller_of_a_process_pool(error: BaseException) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)

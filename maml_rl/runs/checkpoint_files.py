@@ -41,6 +41,11 @@ class DamagedCheckpoint(UserError):
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
         self.path = path
+        self._arguments = (path, str(reason))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a pool of processes pass it on."""
+        return DamagedCheckpoint, self._arguments
 
 
 class Checkpoint(NamedTuple):

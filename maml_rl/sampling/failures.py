@@ -90,7 +90,7 @@ class TooManyFailures(FloatingPointError):
         rows: failures of this iteration.
     """
 
-    def __init__(self, text: str, rows: Sequence[Failure]) -> None:
+    def __init__(self, text: str, rows: Sequence[Failure] = ()) -> None:
         super().__init__(text)
         self.rows = rows
 

@@ -60,6 +60,11 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
         self.exit_status = 128 + number
         """As a shell reports the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        self._arguments = (run, iteration, number, seed_folder, has_ended)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a pool of processes pass it on."""
+        return Interrupted, self._arguments
 
 
 def log(text: str) -> None:
