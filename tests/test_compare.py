@@ -193,7 +193,7 @@ def test_pearl_is_not_compared_by_default(capsys: pytest.CaptureFixture[str]) ->
     assert f"pearl is not compared. Valid are {others}\n" in capsys.readouterr().err
 
 
-SMALL = ["dynamics", "--learners=maml", "--num_env_steps=4000", "--horizon=5", "--seeds=0"]
+OF_MAML = ["dynamics", "--learners=maml", "--num_env_steps=4000", "--horizon=5", "--seeds=0"]
 
 
 def test_an_occupied_folder_is_refused_before_the_first_run(
@@ -202,7 +202,7 @@ def test_an_occupied_folder_is_refused_before_the_first_run(
     notes = Path("cmp/randomised/notes.txt")
     notes.parent.mkdir(parents=True)
     notes.write_text("")
-    argv = ["dynamics", "--learners", "untouched", "randomised", *SMALL[2:], "--output=cmp"]
+    argv = ["dynamics", "--learners", "untouched", "randomised", *OF_MAML[2:], "--output=cmp"]
     assert main(["compare", *argv]) == 2
     assert "output cmp/randomised exists and is not empty" in capsys.readouterr().err
     assert [path for path in Path("cmp").rglob("*") if path.is_file()] == [notes]
@@ -236,10 +236,10 @@ def test_an_occupied_folder_is_refused_before_the_first_run(
         (["dynamics", "--variant", "a=--outer.max_kll 1"], "Did you mean --outer.max_kl?"),
         (["dynamics", "--variant", "a=outer promp"], "expected flags, such as --outer promp, got"),
         (
-            [*SMALL, "--variant", "a=--policy.network nomod:Net"],
+            [*OF_MAML, "--variant", "a=--policy.network nomod:Net"],
             "policy.network 'nomod:Net': module 'nomod' cannot be imported",
         ),
-        ([*SMALL, "--variant", "a=--learner builtins:dict"], "learner 'builtins:dict' cannot"),
+        ([*OF_MAML, "--variant", "a=--learner builtins:dict"], "learner 'builtins:dict' cannot"),
         (["dynamics", "--device", "foo"], "device 'foo' is not available"),
         (["dynamics", "--reference", "mamml"], "--reference mamml is not compared"),
         ([], "required: what"),
