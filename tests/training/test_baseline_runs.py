@@ -506,7 +506,8 @@ def test_the_documents_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     curve = LearningCurve([0, 16], [-1.0, -0.5])
     monkeypatch.setattr(baseline_runs, "ppo_learning_curve", lambda *_, **__: curve)
     document = (Path(__file__).resolve().parents[2] / "docs" / "baselines.md").read_text()
-    commands = re.findall(r"^python -m maml_rl\.(.*?)(?:\s+#.*)?$", document, flags=re.MULTILINE)
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", document, flags=re.DOTALL))
+    commands = re.findall(r"^python -m maml_rl\.(.*?)(?:\s+#.*)?$", blocks, flags=re.MULTILINE)
     assert {command.split()[0] for command in commands} == {"baselines", "evaluate", "train"}
     for command in commands:
         # The run that a command would train for minutes is there.
